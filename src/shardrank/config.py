@@ -1,0 +1,308 @@
+"""One strict tree of settings, read once at the door: TOML file, then `--set`, then frozen.
+
+A key that is not in the tree, or a value of another kind, is an error that names it. Nothing is
+read from environment variables; credentials belong to the storage libraries.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from shardrank.errors import ConfigError
+from shardrank.types import Layout
+
+PromptStyle = Literal["transformers", "vllm", "transformersjs"]
+
+HOLDS_CREDENTIALS = (
+    "holds credentials; give them to the storage library instead (environment, profile or "
+    "service account)"
+)
+
+
+def _refuse_credentials(path: str) -> str:
+    """Credentials in a URL would end up in logs and manifests (design: no secret leaves)."""
+    if re.match(r"^[a-z0-9+.-]+://[^/]*@", path, flags=re.IGNORECASE):
+        raise ValueError(HOLDS_CREDENTIALS)
+    return path
+
+
+Location = Annotated[str, Field(min_length=1), AfterValidator(_refuse_credentials)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class InputColumns(_Section):
+    """Where the input keeps what shardrank needs."""
+
+    query_id: Name = "query_id"
+    query: Name = "query"
+    candidates: Name = "candidates"
+    doc_id: Name = "doc_id"
+    text: Name = "text"
+    instruction: Name = "instruction"
+
+
+class InputConfig(_Section):
+    """The shards: a file, a folder, a glob, or any of these on object storage."""
+
+    path: Location
+    layout: Layout = "nested"
+    columns: InputColumns = InputColumns()
+
+
+class OutputColumns(_Section):
+    """Names of the columns that shardrank adds."""
+
+    log_odds: Name = "log_odds"
+    score: Name = "score"
+    rank: Name = "rank"
+    position: Name = "position"
+    num_tokens: Name = "num_tokens"
+    truncated: Name = "truncated"
+    num_cut: Name = "num_cut"
+    num_rejected: Name = "num_rejected"
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> OutputColumns:
+        names = list(self.model_dump().values())
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two columns are called {name!r}; give each a name of its own")
+        return self
+
+
+class OutputConfig(_Section):
+    """The output folder and the shape of its rows."""
+
+    path: Location
+    layout: Layout | None = None
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    min_score: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    columns: OutputColumns = OutputColumns()
+
+
+class ModelConfig(_Section):
+    """A prepared model: a folder, a URL, or `demo` for the built-in one."""
+
+    path: Location
+    cache_folder: Location | None = None
+
+
+class PromptConfig(_Section):
+    """How a pair becomes a prompt; None keeps what the model was prepared with."""
+
+    style: PromptStyle | None = None
+    instruction: str | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+
+
+class ScoringConfig(_Section):
+    """How prompts become logits. None of it changes a score of a batch-independent model."""
+
+    device: Literal["cpu", "cuda"] | None = None
+    max_batch_tokens: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1)] | None = None
+
+
+class ErrorsConfig(_Section):
+    """What a bad row, shard or unit may cost.
+
+    max_rejected_fraction: of all pairs and rows; max_failed_shards: a number of shards;
+    max_bytes: of one text in UTF-8.
+    """
+
+    on_bad_row: Literal["reject", "fail"] = "reject"
+    max_rejected_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    max_failed_shards: Annotated[int, Field(ge=0)] = 0
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    max_bytes: Annotated[int, Field(ge=1)] = 1_000_000
+
+
+class UnitsConfig(_Section):
+    """About how many pairs make a unit; None chooses by device."""
+
+    pairs: Annotated[int, Field(ge=1)] | None = None
+
+
+class ClusterConfig(_Section):
+    """The Ray cluster: None for a running one if there is one, else one on this machine."""
+
+    address: str | None = None
+    min_actors: Annotated[int, Field(ge=1)] = 1
+    max_actors: Annotated[int, Field(ge=1)] | None = None
+    cpus_per_actor: Annotated[float, Field(gt=0.0)] | None = None
+    gpus_per_actor: Annotated[float, Field(ge=0.0)] = 0.0
+    no_progress_seconds: Annotated[int, Field(ge=1)] = 1800
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> ClusterConfig:
+        if self.max_actors is not None and self.max_actors < self.min_actors:
+            raise ValueError(
+                f"max_actors = {self.max_actors} is less than min_actors = {self.min_actors}"
+            )
+        return self
+
+
+class Config(_Section):
+    """Everything that a job is told."""
+
+    input: InputConfig
+    output: OutputConfig
+    model: ModelConfig
+    prompt: PromptConfig = PromptConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    errors: ErrorsConfig = ErrorsConfig()
+    units: UnitsConfig = UnitsConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _layouts_agree(self) -> Config:
+        if self.output.layout not in (None, self.input.layout):
+            raise ValueError(
+                f"output.layout = {self.output.layout!r} differs from "
+                f"input.layout = {self.input.layout!r}; leave output.layout out"
+            )
+        return self
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """The device of the scorers: as asked, else cuda where actors are given GPUs."""
+        if self.scoring.device is not None:
+            return self.scoring.device
+        return "cuda" if self.cluster.gpus_per_actor > 0 else "cpu"
+
+    @property
+    def unit_pairs(self) -> int:
+        """About how many pairs make a unit."""
+        return self.units.pairs or (32_768 if self.device == "cuda" else 1_024)
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file (or nothing, where path is None) and apply `section.key=value` overrides.
+
+    Raises ConfigError, naming the key, for anything that the tree does not know or accept.
+    """
+    tree = _read_toml(Path(path)) if path is not None else {}
+    for override in overrides:
+        _apply(tree, override)
+    return parse_config(tree)
+
+
+def parse_config(tree: Mapping[str, Any]) -> Config:
+    """Validate a nested mapping. Raises ConfigError with one line per fault."""
+    try:
+        return Config.model_validate(dict(tree))
+    except ValidationError as error:
+        lines = [_explain(fault) for fault in error.errors()]
+        raise ConfigError("; ".join(dict.fromkeys(lines))) from None
+
+
+def known_keys() -> list[str]:
+    """All keys as `section.key`, in the order of the tree."""
+    return _keys(Config, "")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    key = key.strip()
+    if not separator:
+        raise ConfigError(f"--set {override!r} has no '='; write it as section.key=value")
+    annotation = _annotation(key)
+    *sections, last = key.split(".")
+    for section in sections:
+        value = tree.setdefault(section, {})
+        if not isinstance(value, dict):
+            raise ConfigError(f"{section!r} is a section, but the configuration gives it a value")
+        tree = value
+    tree[last] = _typed(key, text, annotation)
+
+
+def _annotation(key: str) -> Any:
+    model: Any = Config
+    *sections, last = key.split(".")
+    for section in sections:
+        field = getattr(model, "model_fields", {}).get(section)
+        model = field.annotation if field else None
+    fields = getattr(model, "model_fields", {})
+    if last not in fields or hasattr(fields[last].annotation, "model_fields"):
+        raise ConfigError(_unknown(key))
+    field = fields[last]
+    return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+
+
+def _typed(key: str, text: str, annotation: Any) -> Any:
+    """A value from the command line, read as the type of its field."""
+    accepts_none = type(None) in get_args(annotation)
+    if accepts_none and text == "none":
+        return None
+    try:
+        return TypeAdapter(annotation).validate_strings(text)
+    except ValidationError as error:
+        raise ConfigError(_blame(key, text, _message(error.errors()[0]))) from None
+
+
+def _explain(fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return _unknown(key)
+    if fault["type"] == "missing":
+        needed = f"{key}.path" if key in Config.model_fields else key
+        return f"{needed} is missing: give it in the configuration or with --set {needed}=..."
+    if not key:
+        return _message(fault)
+    return _blame(key, fault["input"], _message(fault))
+
+
+def _blame(key: str, value: Any, message: str) -> str:
+    """A value is repeated, unless it holds the credentials that it is refused for."""
+    if message == HOLDS_CREDENTIALS or isinstance(value, BaseModel | dict):
+        return f"{key}: {message}"
+    return f"{key} = {value!r}: {message}"
+
+
+def _unknown(key: str) -> str:
+    near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.6)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown configuration key {key}{hint}"
+
+
+def _keys(model: type[BaseModel], prefix: str) -> list[str]:
+    found: list[str] = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += _keys(field.annotation, f"{prefix}{name}.")
+        else:
+            found.append(f"{prefix}{name}")
+    return found
+
+
+def _message(fault: Any) -> str:
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]

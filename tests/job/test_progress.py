@@ -1,0 +1,74 @@
+import io
+
+from shardrank.job.progress import Progress, Standing, duration, render
+from shardrank.types import Counts, Receipt
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def receipt(pairs: int, outcome: str = "committed") -> Receipt:
+    counts = Counts(rows_in=1, rows_out=1, pairs_in=pairs, pairs_out=pairs, tokens=pairs * 100)
+    return Receipt(unit=0, outcome=outcome, counts=counts)  # type: ignore[arg-type]
+
+
+def test_the_line_says_how_far_how_fast_and_how_long() -> None:
+    standing = Standing(3, 12, 3000, 12000, 7, 250.0, 30000.0)
+    assert render(standing) == (
+        " 25% | 3/12 units | 3,000 pairs | 250 pairs/s | 30,000 tokens/s | 7 rejected | 36s left"
+    )
+
+
+def test_without_a_total_nothing_is_promised() -> None:
+    assert "left" not in render(Standing(3, 12, 3000, None, 0, 250.0, 30000.0))
+
+
+def test_a_log_file_gets_a_line_every_ten_seconds() -> None:
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(stream, total_units=50, done_units=0, total_pairs=500, clock=clock)
+    for _ in range(40):
+        clock.now += 1.0
+        progress.add(receipt(10))
+    assert len(stream.getvalue().splitlines()) == 4
+
+
+def test_a_terminal_gets_one_line_that_is_rewritten() -> None:
+    stream = Terminal()
+    progress = Progress(stream, total_units=2, done_units=0, total_pairs=20, clock=Clock())
+    progress.add(receipt(10))
+    progress.add(receipt(10))
+    progress.close()
+    assert stream.getvalue().count("\n") == 1
+    assert stream.getvalue().rsplit("\r", 1)[1].startswith("\x1b[2K100% | 2/2 units")
+
+
+def test_rates_follow_a_change_of_pace() -> None:
+    clock = Clock()
+    progress = Progress(io.StringIO(), total_units=99, done_units=0, total_pairs=None, clock=clock)
+    for _ in range(100):
+        clock.now += 1.0
+        progress.add(receipt(1000))
+    for _ in range(100):
+        clock.now += 1.0
+        progress.add(receipt(10))
+    assert progress.standing.pairs_per_second == 10.0
+
+
+def test_a_failed_unit_is_not_counted_as_done() -> None:
+    progress = Progress(io.StringIO(), total_units=2, done_units=1, total_pairs=None)
+    progress.add(receipt(0, outcome="failed"))
+    assert progress.standing.done_units == 1
+
+
+def test_durations_have_two_units() -> None:
+    assert [duration(s) for s in (42, 185, 7620, 273_600)] == ["42s", "3m 05s", "2h 07m", "3d 04h"]
