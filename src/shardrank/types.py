@@ -136,6 +136,11 @@ class Receipt:
     seconds_score: float = 0.0
     seconds_write: float = 0.0
 
+    @property
+    def seconds(self) -> float:
+        """Of work on the unit, waiting between the steps left out."""
+        return self.seconds_read + self.seconds_score + self.seconds_write
+
     def as_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries, ready for JSON."""
         return asdict(self)

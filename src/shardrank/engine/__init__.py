@@ -1,0 +1,1 @@
+"""Pairs in, scores out. No ray, no storage, no network."""

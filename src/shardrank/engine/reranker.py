@@ -1,0 +1,211 @@
+"""Pairs in, scores out: the engine's parts tied together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shardrank.config import PromptStyle
+from shardrank.engine.batching import left_pad, plan_batches
+from shardrank.engine.model import PreparedModel, builtin_folder
+from shardrank.engine.prompt import PromptBuilder, QueryTooLongError
+from shardrank.engine.ranking import log_odds, rank_order, sigmoid
+from shardrank.engine.session import Device, Session, open_session
+from shardrank.engine.tokenizer import Tokenizer
+from shardrank.errors import ConfigError, InputError, ModelError
+from shardrank.types import Float32Array, Prompts
+
+DEMO = "demo"
+DEFAULT_MAX_BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class RankedDocument:
+    """A document and what the model thinks of it.
+
+    index: its place among the documents given, from 0.
+    log_odds: what it is ranked by. score: sigmoid of log_odds, the model card's score.
+    rank: from 1, the best. num_tokens: of the whole prompt. truncated: True if it was cut.
+    """
+
+    index: int
+    log_odds: float
+    score: float
+    rank: int
+    num_tokens: int
+    truncated: bool
+    text: str
+
+
+class Reranker:
+    """Scores documents for queries with a prepared model.
+
+        >>> reranker = Reranker("demo")
+        >>> best = reranker.rank("What do bees eat?", ["Nectar.", "Rooks move straight."])[0]
+
+    model: a prepared model's folder, or "demo" for the one that comes with shardrank.
+    device: "cpu" (default) or "cuda". threads: of the session; None for every core it may use.
+    max_batch_tokens: tokens of one batch, padding included; more is faster and takes more memory.
+    prompt_style, instruction, max_tokens: None for what the model was prepared with.
+    session: takes the place of the model's own; shardrank.testing.FakeSession fits.
+
+    Attributes of these names hold what is in force: model, tokenizer, prompts (the builder),
+    session, max_batch_tokens.
+
+    Raises ModelError if the model cannot be used, ConfigError for a setting that it cannot honour.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = DEMO,
+        *,
+        device: Device | None = None,
+        threads: int | None = None,
+        max_batch_tokens: int | None = None,
+        prompt_style: PromptStyle | None = None,
+        instruction: str | None = None,
+        max_tokens: int | None = None,
+        session: Session | None = None,
+    ) -> None:
+        folder = builtin_folder() if model == DEMO else Path(model)
+        self.model = PreparedModel.load(folder)
+        tokenizer = Tokenizer.load(folder)
+        _refuse_other_vocabulary(tokenizer, self.model, folder)
+        self.tokenizer = tokenizer
+        self.prompts = PromptBuilder(
+            tokenizer,
+            prompt_style or self.model.prompt_style,
+            self.model.instruction if instruction is None else instruction,
+            _max_tokens(max_tokens, self.model),
+        )
+        self.session = session or open_session(
+            folder, self.model, device=device or "cpu", threads=threads
+        )
+        self.max_batch_tokens = max_batch_tokens or DEFAULT_MAX_BATCH_TOKENS
+
+    @property
+    def description(self) -> dict[str, str]:
+        """onnxruntime_version, provider and instruction_set of the session."""
+        return self.session.description.as_dict()
+
+    def score(
+        self, pairs: Iterable[tuple[str, str]], instruction: str | None = None
+    ) -> Float32Array:
+        """Log-odds of (query, document) pairs, float32 [num_pairs] in their order.
+
+        Raises InputError for text that is not Unicode and ModelError where the model gives no
+        finite number, both with the pair's number, and QueryTooLongError.
+        """
+        given = list(pairs)
+        documents = [document for _, document in given]
+        refuse_broken_text([query for query, _ in given], "query")
+        refuse_broken_text(documents, "document")
+        queries = list(dict.fromkeys(query for query, _ in given))
+        place = {query: number for number, query in enumerate(queries)}
+        query_index = np.array([place[query] for query, _ in given], np.int64)
+        built = self.prompts.build_many(
+            queries, documents, query_index, [instruction] * len(queries)
+        )
+        if built.too_long.any():
+            num_fixed = int(built.num_fixed[np.argmax(built.too_long)])
+            raise QueryTooLongError(num_fixed, self.prompts.max_tokens)
+        return self._finite_log_odds(built.prompts)
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        instruction: str | None = None,
+    ) -> list[RankedDocument]:
+        """The documents, best first; equal ones keep their order. top_k: None for all of them.
+
+        Raises as `score` does.
+        """
+        refuse_broken_text([query], "query")
+        refuse_broken_text(documents, "document")
+        prompts = self.prompts.build(query, documents, instruction)
+        values = self._finite_log_odds(prompts)
+        scores = sigmoid(values)
+        order, ranks = rank_order(values, np.zeros(len(values), np.int64))
+        return [
+            RankedDocument(
+                index=index,
+                log_odds=float(values[index]),
+                score=float(scores[index]),
+                rank=int(ranks[index]),
+                num_tokens=len(prompts[index]),
+                truncated=bool(prompts.truncated[index]),
+                text=documents[index],
+            )
+            for index in order[:top_k].tolist()
+        ]
+
+    def score_prompts(self, prompts: Prompts) -> Float32Array:
+        """Logits of prompts; see the function of that name."""
+        return score_prompts(self.session, prompts, self.model.pad_id, self.max_batch_tokens)
+
+    def _finite_log_odds(self, prompts: Prompts) -> Float32Array:
+        values = log_odds(self.score_prompts(prompts))
+        if not np.isfinite(values).all():
+            pair = int(np.argmin(np.isfinite(values)))
+            raise ModelError(
+                f"the model gave {values[pair]} for pair {pair} (counted from 0); "
+                f"`shardrank check` tells whether the model or this machine is at fault."
+            )
+        return values
+
+
+def score_prompts(
+    session: Session, prompts: Prompts, pad_id: int, max_batch_tokens: int
+) -> Float32Array:
+    """Logits (yes, no), float32 [num_prompts, 2], in the order of the prompts.
+
+    What the model gives is handed on, NaN too; a prompt without tokens has a row of NaN.
+    """
+    logits = np.full((len(prompts), 2), np.nan, np.float32)
+    for batch in plan_batches(prompts.lengths, max_batch_tokens):
+        input_ids, attention_mask = left_pad(prompts, batch, pad_id)
+        logits[batch] = session.run(input_ids, attention_mask)
+    return logits
+
+
+def refuse_broken_text(texts: Sequence[str], what: str) -> None:
+    """Raise InputError for what is not text, or holds a lone surrogate, by its number.
+
+    what: "query" or "document". The tokenizers library would raise a bare TypeError.
+    """
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(
+                f"{what} {number} (counted from 0) is {type(text).__name__}; give text."
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{what} {number} (counted from 0) has a lone surrogate at character "
+                f"{error.start}, which is not valid Unicode; replace it, for example with "
+                f"text.encode('utf-8', 'replace').decode()."
+            ) from None
+
+
+def _max_tokens(asked: int | None, model: PreparedModel) -> int:
+    if asked is not None and asked > model.max_tokens:
+        raise ConfigError(
+            f"max_tokens = {asked} is more than the {model.max_tokens} that the model takes; give "
+            f"at most that."
+        )
+    return asked or model.max_tokens
+
+
+def _refuse_other_vocabulary(tokenizer: Tokenizer, model: PreparedModel, folder: Path) -> None:
+    size = model.architecture.get("vocabulary_size")
+    if size is not None and tokenizer.largest_id >= size:
+        raise ModelError(
+            f"{folder}: the tokenizer gives ids up to {tokenizer.largest_id} and the model knows "
+            f"{size}; take tokenizer.json and weights of the same checkpoint."
+        )

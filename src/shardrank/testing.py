@@ -1,0 +1,201 @@
+"""Public fakes, for the tests of shardrank and of those who build on it.
+
+The fake scores are a known function of a prompt's ids. With k the place of a token in its prompt,
+counted from 1:
+
+    sum = the sum over the tokens of ((31 * id + 17 * k) ** 2 mod 10007)
+    yes = (sum mod 65536) / 8192 - 4,  no = -yes,  so that log_odds = 2 * yes is in [-8, 8)
+
+It depends on every id and on the order, not on padding and not on the neighbours in the batch, and
+every step is exact in float32. `FakeSession` computes it in numpy, `fake_model` writes a folder
+whose ONNX graph computes the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shardrank.engine.model import GRAPH_NAME, TOKENIZER_NAME, PreparedModel, file_sha256
+from shardrank.engine.prompt import DEFAULT_INSTRUCTION
+from shardrank.engine.session import SessionDescription, refuse_broken_mask
+from shardrank.types import Float32Array, Int64Array
+
+FAKE_SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
+
+_ID_FACTOR, _PLACE_FACTOR, _PRIME, _RANGE, _SCALE = 31, 17, 10007, 65536, 8192
+
+
+def fake_log_odds(token_ids: Sequence[int] | Int64Array) -> float:
+    """The log-odds that FakeSession and fake_model give a prompt of these ids."""
+    total = sum(
+        (_ID_FACTOR * int(id) + _PLACE_FACTOR * place) ** 2 % _PRIME
+        for place, id in enumerate(token_ids, start=1)
+    )
+    return 2 * (total % _RANGE / _SCALE - 4)
+
+
+class FakeSession:
+    """A session whose logits are the function above; see Session for the methods.
+
+    nan_on: a prompt that holds one of these ids gets NaN logits.
+    raise_on: a batch that holds one of these ids raises RuntimeError.
+    batch_shapes: (num_prompts, longest) of every batch so far, in order.
+    """
+
+    def __init__(self, nan_on: Collection[int] = (), raise_on: Collection[int] = ()) -> None:
+        self.nan_on = np.array(sorted(nan_on), np.int64)
+        self.raise_on = np.array(sorted(raise_on), np.int64)
+        self.batch_shapes: list[tuple[int, ...]] = []
+
+    @property
+    def description(self) -> SessionDescription:
+        """Nothing real."""
+        return SessionDescription("0.0.0", "FakeExecutionProvider", "none")
+
+    def run(self, input_ids: Int64Array, attention_mask: Int64Array) -> Float32Array:
+        """Logits of a batch. Raises ValueError for a broken mask, as a real session does."""
+        refuse_broken_mask(attention_mask)
+        self.batch_shapes.append(input_ids.shape)
+        is_token = attention_mask == 1
+        if (np.isin(input_ids, self.raise_on) & is_token).any():
+            raise RuntimeError("FakeSession was told to fail on an id of this batch")
+        places = np.cumsum(attention_mask, axis=1)
+        mixed = (_ID_FACTOR * input_ids + _PLACE_FACTOR * places) ** 2 % _PRIME
+        total = (mixed * attention_mask).sum(axis=1) % _RANGE
+        yes = (total / _SCALE - 4).astype(np.float32)
+        yes[(np.isin(input_ids, self.nan_on) & is_token).any(axis=1)] = np.nan
+        return np.stack([yes, -yes], axis=1)
+
+
+def fake_model(folder: Path, max_tokens: int = 8192, **settings: Any) -> Path:
+    """Write a prepared model of a few kilobytes that onnxruntime can open; needs onnx.
+
+    Its tokenizer takes a byte for a token. settings: fields of PreparedModel that are to differ.
+
+    Returns the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / TOKENIZER_NAME).write_bytes(fake_tokenizer())
+    (folder / GRAPH_NAME).write_bytes(_fake_graph())
+    vocabulary = json.loads(fake_tokenizer())["model"]["vocab"]
+    fields: dict[str, Any] = {
+        "source": {"name": "shardrank.testing.fake_model", "files": {}},
+        "files": {name: file_sha256(folder / name) for name in (TOKENIZER_NAME, GRAPH_NAME)},
+        "architecture": {"model_type": "fake"},
+        "precision": "fp32",
+        "layout": "padded",
+        "yes_id": vocabulary["yes"],
+        "no_id": vocabulary["no"],
+        "pad_id": len(vocabulary),
+        "prompt_style": "transformers",
+        "instruction": DEFAULT_INSTRUCTION,
+        "max_tokens": max_tokens,
+        "min_onnxruntime": "1.18",
+    }
+    PreparedModel(**{**fields, **settings}).save(folder)
+    return folder
+
+
+def fake_tokenizer() -> bytes:
+    """A tokenizer.json: Qwen3's normalizer and pre-tokenizer, one token a byte, `yes` and `no`."""
+    from tokenizers import pre_tokenizers
+
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "ye", "yes", "no"]
+    words = r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    pattern = rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{words}"
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
+    definition = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {
+                "id": len(pieces) + number,
+                "content": token,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+            for number, token in enumerate(FAKE_SPECIAL_TOKENS)
+        ],
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [{**split, "invert": False}, {**byte_level, "use_regex": False}],
+        },
+        "post_processor": None,
+        "decoder": {**byte_level, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": {piece: id for id, piece in enumerate(pieces)},
+            "merges": [["y", "e"], ["ye", "s"], ["n", "o"]],
+        },
+    }
+    return json.dumps(definition).encode()
+
+
+def _fake_graph() -> bytes:
+    from onnx import TensorProto, checker, helper
+
+    def constant(name: str, value: int) -> Any:
+        return helper.make_tensor(name, TensorProto.INT64, [1], [value])
+
+    steps = [
+        ("CumSum", ["attention_mask", "axis"], "places"),
+        ("Mul", ["places", "place_factor"], "place_part"),
+        ("Mul", ["input_ids", "id_factor"], "id_part"),
+        ("Add", ["id_part", "place_part"], "mixed"),
+        ("Mul", ["mixed", "mixed"], "squared"),
+        ("Mod", ["squared", "prime"], "reduced"),
+        ("Mul", ["reduced", "attention_mask"], "masked"),
+        ("ReduceSum", ["masked", "axis"], "total"),
+        ("Mod", ["total", "range"], "within"),
+        ("Cast", ["within"], "real"),
+        ("Div", ["real", "scale"], "scaled"),
+        ("Sub", ["scaled", "four"], "yes"),
+        ("Neg", ["yes"], "no"),
+        ("Concat", ["yes", "no"], "logits"),
+    ]
+    attributes: dict[str, dict[str, int]] = {
+        "Cast": {"to": TensorProto.FLOAT},
+        "Concat": {"axis": 1},
+    }
+    nodes = [
+        helper.make_node(kind, inputs, [output], name=output, **attributes.get(kind, {}))
+        for kind, inputs, output in steps
+    ]
+    numbers = {"axis": 1, "place_factor": _PLACE_FACTOR, "id_factor": _ID_FACTOR}
+    numbers |= {"prime": _PRIME, "range": _RANGE}
+    shape = ["num_prompts", "longest"]
+    graph = helper.make_graph(
+        nodes,
+        "fake",
+        inputs=[
+            helper.make_tensor_value_info(name, TensorProto.INT64, shape)
+            for name in ("input_ids", "attention_mask")
+        ],
+        outputs=[helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["num_prompts", 2])],
+        initializer=[
+            *(constant(name, value) for name, value in numbers.items()),
+            helper.make_tensor("scale", TensorProto.FLOAT, [1], [float(_SCALE)]),
+            helper.make_tensor("four", TensorProto.FLOAT, [1], [4.0]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    checker.check_model(model)
+    data: bytes = model.SerializeToString()
+    return data

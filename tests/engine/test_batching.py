@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardrank.engine.batching import left_pad, plan_batches
+from shardrank.types import Prompts
+
+lengths_of_prompts = st.lists(st.integers(0, 40), max_size=60).map(lambda x: np.array(x, np.int64))
+budgets = st.integers(1, 100)
+
+
+def prompts_of(*rows: list[int]) -> Prompts:
+    lengths = [len(row) for row in rows]
+    return Prompts(
+        token_ids=np.array([id for row in rows for id in row], np.int32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        num_shared=np.zeros(len(rows), np.int32),
+        truncated=np.zeros(len(rows), np.bool_),
+    )
+
+
+@given(lengths_of_prompts, budgets)
+def test_every_prompt_with_tokens_is_in_exactly_one_batch(lengths: np.ndarray, budget: int) -> None:
+    batches = plan_batches(lengths, budget)
+    planned = sorted(index for batch in batches for index in batch.tolist())
+    assert planned == np.flatnonzero(lengths).tolist()
+
+
+@given(lengths_of_prompts, budgets)
+def test_a_batch_keeps_to_the_budget_or_is_one_prompt(lengths: np.ndarray, budget: int) -> None:
+    for batch in plan_batches(lengths, budget):
+        assert len(batch) == 1 or len(batch) * lengths[batch].max() <= budget
+
+
+@given(lengths_of_prompts, budgets)
+def test_no_batch_has_room_for_the_next_prompt(lengths: np.ndarray, budget: int) -> None:
+    for batch in plan_batches(lengths, budget)[:-1]:
+        assert (len(batch) + 1) * lengths[batch].max() > budget
+
+
+@given(lengths_of_prompts, budgets)
+def test_the_longest_come_first_and_equal_ones_in_order(lengths: np.ndarray, budget: int) -> None:
+    flat = [index for batch in plan_batches(lengths, budget) for index in batch.tolist()]
+    assert flat == sorted(flat, key=lambda index: (-lengths[index], index))
+
+
+def test_nothing_makes_no_batches() -> None:
+    assert plan_batches(np.zeros(0, np.int64), 10) == []
+    assert plan_batches(np.zeros(3, np.int64), 10) == []
+
+
+def test_prompts_are_padded_on_the_left() -> None:
+    prompts = prompts_of([1, 2, 3], [4], [5, 6])
+    input_ids, attention_mask = left_pad(prompts, np.array([2, 0, 1]), pad_id=9)
+    assert input_ids.tolist() == [[9, 5, 6], [1, 2, 3], [9, 9, 4]]
+    assert attention_mask.tolist() == [[0, 1, 1], [1, 1, 1], [0, 0, 1]]
+    assert input_ids.dtype == attention_mask.dtype == np.int64
+
+
+@given(st.lists(st.lists(st.integers(1, 9), max_size=5), min_size=1, max_size=8))
+def test_padding_loses_no_id(rows: list[list[int]]) -> None:
+    input_ids, attention_mask = left_pad(prompts_of(*rows), np.arange(len(rows)), pad_id=0)
+    unpadded = [
+        ids[mask == 1].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)
+    ]
+    assert unpadded == rows
