@@ -1,0 +1,1 @@
+"""Proves a prepared model on this machine, before a long job does."""

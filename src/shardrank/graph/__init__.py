@@ -1,0 +1,1 @@
+"""A checkpoint in, a prepared model out. Needed by `prepare` and `check`, never on a worker."""

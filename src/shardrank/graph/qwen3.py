@@ -1,0 +1,213 @@
+"""The Qwen3 decoder as an ONNX graph that says yes or no.
+
+Follows the Qwen3 technical report (arXiv 2505.09388): pre-norm blocks, grouped-query attention with
+an RMS norm on every query and key head, rotary positions, SwiGLU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardrank.errors import ModelError
+from shardrank.graph.architecture import Architecture
+from shardrank.graph.linear import Float32Linear
+from shardrank.graph.padded import INPUTS, AlignedRows, align_rows
+from shardrank.graph.weights import Checkpoint
+from shardrank.graph.writer import MICROSOFT, GraphWriter
+from shardrank.types import Float32Array
+
+_EMBEDDING = "embed_tokens.weight"
+_HEAD = "lm_head.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Qwen3Graph:
+    """Writes the graph of one checkpoint, weights included.
+
+    yes_id, no_id: the two rows of the head that are kept, in this order.
+    max_tokens: the longest row that the graph takes.
+
+    Inputs: input_ids and attention_mask, int64 [batch, sequence]. Output: logits, float32
+    [batch, 2], (yes, no) at each row's last token.
+    """
+
+    writer: GraphWriter
+    checkpoint: Checkpoint
+    architecture: Architecture
+    linear: Float32Linear
+    yes_id: int
+    no_id: int
+    max_tokens: int
+
+    def build(self) -> None:
+        """Write model.onnx and its weights; raises ModelError if tensors and config disagree."""
+        num_layers = self.architecture.num_layers
+        self.checkpoint.require(tensor_shapes(self.architecture))
+        head = self._head()
+        rows = align_rows(self.writer)
+        self._rotary_tables()
+        residual = self._embed(rows)
+        normed = self._norm(residual, "layers.0.input_layernorm")
+        for layer in range(num_layers):
+            prefix = f"layers.{layer}"
+            is_last = layer == num_layers - 1
+            attended = self._attention(normed, f"{prefix}.self_attn", rows)
+            if is_last:
+                # Only the last token is asked for, and all that follows works token by token.
+                attended = self._gather_last(attended, rows)
+                residual = self._gather_last(residual, rows)
+            (projected,) = self.linear.apply(attended, [f"{prefix}.self_attn.o_proj"])
+            normed, residual = self._add_norm(
+                residual, projected, f"{prefix}.post_attention_layernorm"
+            )
+            moved = self._mlp(normed, f"{prefix}.mlp")
+            following = "norm" if is_last else f"layers.{layer + 1}.input_layernorm"
+            normed, residual = self._add_norm(residual, moved, following)
+        self.writer.node("MatMul", [normed, head], "logits")
+        self.writer.save(INPUTS, "logits", ("batch", 2))
+
+    def _head(self) -> str:
+        """The rows of yes and no, transposed: float32 [hidden, 2]."""
+        ids = (self.yes_id, self.no_id)
+        source = _EMBEDDING if self.architecture.tied_head else _HEAD
+        rows = _pick_rows(self.checkpoint, source, ids)
+        # Tied checkpoints may hold the head a second time; then both must say the same.
+        if _HEAD in self.checkpoint.names and not np.array_equal(
+            rows, _pick_rows(self.checkpoint, _HEAD, ids)
+        ):
+            raise ModelError(
+                f"config.json has tie_word_embeddings = True, and {_HEAD} differs from "
+                f"{_EMBEDDING}; set it to false if the head was trained apart."
+            )
+        return self.writer.constant("head", np.ascontiguousarray(rows.T))
+
+    def _embed(self, rows: AlignedRows) -> str:
+        shape = self.architecture
+        table = self.writer.weight(
+            _EMBEDDING,
+            (shape.vocabulary_size, shape.hidden_size),
+            self.checkpoint.blocks(_EMBEDDING),
+        )
+        return self.writer.node("Gather", [table, rows.ids], "embed_tokens")
+
+    def _rotary_tables(self) -> None:
+        shape = self.architecture
+        # The attention sees an even number of columns (padded.align_rows).
+        num_positions = self.max_tokens + self.max_tokens % 2
+        cosines, sines = rotary_tables(num_positions, shape.head_size, shape.rope_theta)
+        self.writer.constant("rotary.cosines", cosines)
+        self.writer.constant("rotary.sines", sines)
+
+    def _attention(self, values: str, name: str, rows: AlignedRows) -> str:
+        shape = self.architecture
+        query, key, value = self.linear.apply(
+            values, [f"{name}.q_proj", f"{name}.k_proj", f"{name}.v_proj"]
+        )
+        query = self._head_norm(query, f"{name}.q_norm", shape.num_heads)
+        key = self._head_norm(key, f"{name}.k_norm", shape.num_key_value_heads)
+        return self.writer.node(
+            "GroupQueryAttention",
+            [query, key, value, "", "", rows.last_int32, rows.width,
+             "rotary.cosines", "rotary.sines"],
+            name,
+            # Nobody reads the cache; its names select the kernel that is faster on long rows.
+            outputs=[name, f"{name}.present_key", f"{name}.present_value"],
+            domain=MICROSOFT,
+            num_heads=shape.num_heads,
+            kv_num_heads=shape.num_key_value_heads,
+            do_rotary=1,
+        )  # fmt: skip
+
+    def _mlp(self, values: str, name: str) -> str:
+        gate, up = self.linear.apply(values, [f"{name}.gate_proj", f"{name}.up_proj"])
+        # With alpha 1 this is SiLU, in one pass.
+        gate = self.writer.node(
+            "QuickGelu", [gate], f"{name}.activated", domain=MICROSOFT, alpha=1.0
+        )
+        product = self.writer.node("Mul", [gate, up], f"{name}.product")
+        (moved,) = self.linear.apply(product, [f"{name}.down_proj"])
+        return moved
+
+    def _norm_weight(self, name: str) -> str:
+        return self.writer.constant(f"{name}.weight", self.checkpoint.read(f"{name}.weight"))
+
+    def _norm(self, values: str, name: str) -> str:
+        return self.writer.node(
+            "SimplifiedLayerNormalization",
+            [values, self._norm_weight(name)],
+            name,
+            axis=-1,
+            epsilon=self.architecture.norm_epsilon,
+        )
+
+    def _head_norm(self, values: str, name: str, num_heads: int) -> str:
+        """Normalise each head apart: float32 [batch, width, heads x size], before and after."""
+        size = self.architecture.head_size
+        apart = self.writer.constant(f"{name}.apart", np.array([0, 0, num_heads, size], np.int64))
+        whole = self.writer.constant(f"{name}.whole", np.array([0, 0, num_heads * size], np.int64))
+        heads = self.writer.node("Reshape", [values, apart], f"{name}.heads")
+        return self.writer.node("Reshape", [self._norm(heads, name), whole], f"{name}.joined")
+
+    def _add_norm(self, residual: str, values: str, name: str) -> tuple[str, str]:
+        """The norm of the sum, and the sum."""
+        total = f"{name}.sum"
+        normed = self.writer.node(
+            "SkipSimplifiedLayerNormalization",
+            [residual, values, self._norm_weight(name)],
+            name,
+            outputs=[name, "", "", total],
+            domain=MICROSOFT,
+            epsilon=self.architecture.norm_epsilon,
+        )
+        return normed, total
+
+    def _gather_last(self, values: str, rows: AlignedRows) -> str:
+        """From [batch, width, n] to [batch, n], each row's last token."""
+        return self.writer.node("GatherND", [values, rows.last], f"{values}.last", batch_dims=1)
+
+
+def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Every tensor that a checkpoint of this architecture holds, and its shape."""
+    hidden, middle = architecture.hidden_size, architecture.intermediate_size
+    query, key_value = architecture.query_size, architecture.key_value_size
+    layer: dict[str, tuple[int, ...]] = {
+        "input_layernorm": (hidden,),
+        "self_attn.q_proj": (query, hidden),
+        "self_attn.k_proj": (key_value, hidden),
+        "self_attn.v_proj": (key_value, hidden),
+        "self_attn.q_norm": (architecture.head_size,),
+        "self_attn.k_norm": (architecture.head_size,),
+        "self_attn.o_proj": (hidden, query),
+        "post_attention_layernorm": (hidden,),
+        "mlp.gate_proj": (middle, hidden),
+        "mlp.up_proj": (middle, hidden),
+        "mlp.down_proj": (hidden, middle),
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        f"layers.{number}.{name}.weight": shape
+        for number in range(architecture.num_layers)
+        for name, shape in layer.items()
+    }
+    shapes |= {_EMBEDDING: (architecture.vocabulary_size, hidden), "norm.weight": (hidden,)}
+    if not architecture.tied_head:
+        shapes[_HEAD] = shapes[_EMBEDDING]
+    return shapes
+
+
+def rotary_tables(
+    num_positions: int, head_size: int, theta: float
+) -> tuple[Float32Array, Float32Array]:
+    """Cosines and sines, float32 [num_positions, head_size / 2] each (arXiv 2104.09864).
+
+    The angles are rounded to float32, as the model was trained with and as transformers does.
+    """
+    exponents = np.arange(0, head_size, 2, dtype=np.float32) / np.float32(head_size)
+    frequencies = np.float32(1) / np.float32(theta) ** exponents
+    angles = np.outer(np.arange(num_positions, dtype=np.float32), frequencies).astype(np.float64)
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def _pick_rows(checkpoint: Checkpoint, name: str, ids: tuple[int, ...]) -> Float32Array:
+    return np.concatenate([checkpoint.read_rows(name, number, number + 1) for number in ids])

@@ -1,0 +1,126 @@
+"""An ONNX graph that is written while it is built: nodes are kept, weights go to disk at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from shardrank.engine.model import GRAPH_NAME, WEIGHTS_NAME
+
+OPSET = 21
+# Loaded by every onnxruntime that knows opset 21.
+IR_VERSION = 10
+MICROSOFT = "com.microsoft"
+
+# The page size, so that onnxruntime can map the tensors instead of copying them.
+_ALIGNMENT_BYTES = 4096
+# Smaller tensors stay in the graph, where shape inference and constant folding can see them.
+_INLINE_BYTES = 4096
+
+
+class GraphWriter:
+    """Appends nodes and weights; `save` writes model.onnx.
+
+    folder: gets model.onnx and, where external is True, model.onnx.data.
+    external: weights of more than 4 KB go to the data file as they are produced, so no more than
+        the blocks in hand are in memory. A protobuf file ends at 2 GB: large models need it.
+
+    Values are named by the node that makes them. The same calls give the same bytes.
+    """
+
+    def __init__(self, folder: Path, *, external: bool) -> None:
+        self._folder = folder
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: list[onnx.TensorProto] = []
+        self._data = (folder / WEIGHTS_NAME).open("wb") if external else None
+
+    def __enter__(self) -> GraphWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._data is not None:
+            self._data.close()
+
+    def node(
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        name: str,
+        *,
+        outputs: Sequence[str] | None = None,
+        domain: str = "",
+        **attributes: Any,
+    ) -> str:
+        """Append a node and return its first output, which is called like the node."""
+        names = [name] if outputs is None else list(outputs)
+        self._nodes.append(
+            helper.make_node(operator, list(inputs), names, name=name, domain=domain, **attributes)
+        )
+        return names[0]
+
+    def constant(self, name: str, values: NDArray[Any]) -> str:
+        """A tensor that is at hand."""
+        return self.weight(name, values.shape, [values], dtype=values.dtype)
+
+    def weight(
+        self,
+        name: str,
+        shape: Sequence[int],
+        blocks: Iterable[NDArray[Any]],
+        *,
+        dtype: np.dtype[Any] | type = np.float32,
+    ) -> str:
+        """A tensor that comes in blocks of whole rows, in order; written as each block comes."""
+        num_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        tensor = onnx.TensorProto(
+            name=name, dims=shape, data_type=helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        )
+        if self._data is None or num_bytes <= _INLINE_BYTES:
+            tensor.raw_data = b"".join(np.ascontiguousarray(block).tobytes() for block in blocks)
+        else:
+            offset = self._write_blocks(blocks)
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in (
+                ("location", WEIGHTS_NAME), ("offset", offset), ("length", num_bytes)
+            ):  # fmt: skip
+                tensor.external_data.add(key=key, value=str(value))
+        self._initializers.append(tensor)
+        return name
+
+    def save(
+        self, inputs: Mapping[str, Sequence[str]], output: str, shape: Sequence[str | int]
+    ) -> None:
+        """Write model.onnx.
+
+        inputs: name to the names of its dimensions, each int64; output: float32 of this shape.
+        """
+        graph = helper.make_graph(
+            self._nodes,
+            "shardrank",
+            [
+                helper.make_tensor_value_info(name, onnx.TensorProto.INT64, dimensions)
+                for name, dimensions in inputs.items()
+            ],
+            [helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, shape)],
+            initializer=self._initializers,
+        )
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+        # No version or time in the file: preparing twice gives the same bytes.
+        model = helper.make_model(
+            graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="shardrank"
+        )
+        (self._folder / GRAPH_NAME).write_bytes(model.SerializeToString(deterministic=True))
+
+    def _write_blocks(self, blocks: Iterable[NDArray[Any]]) -> int:
+        assert self._data is not None
+        offset = -(-self._data.tell() // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+        self._data.write(bytes(offset - self._data.tell()))
+        for block in blocks:
+            self._data.write(np.ascontiguousarray(block).data)
+        return offset
