@@ -1,0 +1,1 @@
+"""Bytes in, bytes out, exactly once: fsspec and pyarrow, no ray, no onnxruntime."""

@@ -1,0 +1,63 @@
+"""Which units are done: a set difference between the plan and one listing."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from shardrank.store.filesystem import Storage
+from shardrank.store.plan import FOLDER, Plan
+from shardrank.store.units import output_name
+from shardrank.types import Unit
+
+logger = logging.getLogger(__name__)
+
+FAILED_FOLDER = f"{FOLDER}/failed"
+REJECTED_FOLDER = f"{FOLDER}/rejected"
+SUCCESS_NAME = "_SUCCESS"
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The numbers of the units that are done.
+
+    data: those with a data file. tombstones: those given up; a data file wins over a tombstone,
+        so that no unit is in both.
+    num_foreign: files in the output folder that are no part of the job.
+    """
+
+    data: frozenset[int]
+    tombstones: frozenset[int]
+    num_foreign: int
+
+    @property
+    def done(self) -> frozenset[int]:
+        """All that are not pending."""
+        return self.data | self.tombstones
+
+
+def committed(storage: Storage, plan: Plan) -> Committed:
+    """List what an output folder holds of a plan. Files of another origin are warned of."""
+    numbers = {output_name(unit): unit.number for unit in plan.units}
+    data: set[int] = set()
+    num_foreign = 0
+    for file in storage.list_files(recursive=False):
+        if file.path in numbers:
+            data.add(numbers[file.path])
+        elif not file.path.startswith((".", "_")):
+            num_foreign += 1
+    if num_foreign:
+        logger.warning(
+            "%d files in %s are no part of this job; whoever reads the folder will read them too",
+            num_foreign,
+            storage.display(),
+        )
+    names = {tombstone_name(unit): unit.number for unit in plan.units}
+    failed = storage.list_files(FAILED_FOLDER, recursive=False)
+    tombstones = {names[file.path] for file in failed if file.path in names}
+    return Committed(frozenset(data), frozenset(tombstones - data), num_foreign)
+
+
+def tombstone_name(unit: Unit) -> str:
+    """Where it is written that a unit cannot be read."""
+    return f"{FAILED_FOLDER}/{unit.id}.json"
