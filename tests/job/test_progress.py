@@ -58,6 +58,7 @@ def test_rates_follow_a_change_of_pace() -> None:
     for _ in range(100):
         clock.now += 1.0
         progress.add(receipt(1000))
+    assert progress.standing.pairs_per_second > 900
     for _ in range(100):
         clock.now += 1.0
         progress.add(receipt(10))
@@ -72,3 +73,12 @@ def test_a_failed_unit_is_not_counted_as_done() -> None:
 
 def test_durations_have_two_units() -> None:
     assert [duration(s) for s in (42, 185, 7620, 273_600)] == ["42s", "3m 05s", "2h 07m", "3d 04h"]
+
+
+def test_the_clusters_start_up_is_not_in_the_rate() -> None:
+    clock = Clock()
+    progress = Progress(io.StringIO(), total_units=9, done_units=0, total_pairs=None, clock=clock)
+    clock.now = 100.0
+    counts = Counts(pairs_in=50, pairs_out=50, tokens=5000)
+    progress.add(Receipt(unit=0, outcome="committed", counts=counts, seconds_score=2.0))
+    assert progress.standing.pairs_per_second == 25.0

@@ -89,7 +89,7 @@ class Progress:
         self._done_units = done_units
         self._total_pairs = total_pairs
         self._counts = Counts()
-        self._recent: deque[tuple[float, int, int]] = deque([(clock(), 0, 0)])
+        self._recent: deque[tuple[float, int, int]] = deque()
         self._last_line_at = float("-inf")
         self._rewrites = stream.isatty()
 
@@ -99,6 +99,9 @@ class Progress:
             self._done_units += 1
         self._counts = Counts.total([self._counts, receipt.counts])
         now = self._clock()
+        if not self._recent:
+            # Rates begin with the first unit's own work: the cluster's start-up is not scoring.
+            self._recent.append((now - receipt.seconds, 0, 0))
         self._recent.append((now, self._counts.pairs_in, self._counts.tokens))
         while len(self._recent) > 2 and now - self._recent[0][0] > WINDOW_SECONDS:
             self._recent.popleft()
@@ -108,17 +111,17 @@ class Progress:
     @property
     def standing(self) -> Standing:
         """Where the job stands now."""
-        first, first_pairs, first_tokens = self._recent[0]
-        last, pairs, tokens = self._recent[-1]
-        seconds = max(last - first, 1e-9)
+        first, first_pairs, first_tokens = self._recent[0] if self._recent else (0.0, 0, 0)
+        last, pairs, tokens = self._recent[-1] if self._recent else (0.0, 0, 0)
+        seconds = max(last - first, 1e-3)
         return Standing(
             done_units=self._done_units,
             total_units=self._total_units,
             done_pairs=self._counts.pairs_in,
             total_pairs=self._total_pairs,
             rejected=self._counts.pairs_rejected + self._counts.rows_rejected,
-            pairs_per_second=(pairs - first_pairs) / seconds if len(self._recent) > 1 else 0.0,
-            tokens_per_second=(tokens - first_tokens) / seconds if len(self._recent) > 1 else 0.0,
+            pairs_per_second=(pairs - first_pairs) / seconds,
+            tokens_per_second=(tokens - first_tokens) / seconds,
         )
 
     def close(self) -> None:

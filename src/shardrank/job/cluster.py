@@ -1,0 +1,148 @@
+"""The Ray cluster that a job runs on, and what of it each stage asks for."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from shardrank.config import Config
+from shardrank.errors import ConfigError, ShardrankError
+
+SMALL_TASK_CPUS = 0.5
+"""What a reading or writing task asks for. They wait for storage more than they compute; but each
+that runs beside another is a process that takes seconds to start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How many actors score, and with what.
+
+    num_cpus, num_gpus: what each asks Ray for; threads: what each computes with.
+    """
+
+    min_actors: int
+    max_actors: int
+    num_cpus: float
+    num_gpus: float
+    threads: int
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[bool]:
+    """A connection to a running cluster, or to one of this machine's own for as long as it lasts.
+
+    Inside a Ray job, or where `ray start` has been, the running cluster is taken. Gives True for
+    a cluster of our own, which has no more machines than this one.
+    """
+    if ray.is_initialized():
+        yield False
+        return
+    try:
+        is_own = _initialise(address)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"the Ray cluster at {address}" if address else "a Ray cluster"
+        raise ShardrankError(
+            f"cannot connect to {where}: {error}; start one with `ray start --head`, or leave "
+            "cluster.address out to use this machine alone"
+        ) from error
+    try:
+        yield is_own
+    finally:
+        ray.shutdown()
+
+
+def require_devices(config: Config, nodes: list[dict[str, Any]], *, is_own: bool) -> None:
+    """Raise ConfigError where actors ask for what this machine lacks, instead of waiting for it.
+
+    A cluster may still grow: there, waiting is right, up to cluster.no_progress_seconds.
+    """
+    for setting, key, wanted in (
+        ("gpus_per_actor", "GPU", config.cluster.gpus_per_actor),
+        ("cpus_per_actor", "CPU", config.cluster.cpus_per_actor or 0.0),
+    ):
+        most = max((node["Resources"].get(key, 0.0) for node in nodes), default=0.0)
+        if is_own and wanted > most:
+            raise ConfigError(
+                f"cluster.{setting} = {wanted:g}, and Ray finds {most:g} {key}s on this machine; "
+                "lower it, or run on a cluster that has them"
+            )
+
+
+def shape_of(config: Config, nodes: list[dict[str, Any]], num_units: int) -> Shape:
+    """How many actors of what size, from the settings and the nodes (`ray.nodes()`).
+
+    By default one actor a node (CPU) or a GPU (CUDA), and never more actors than units. On a CPU
+    node the actor computes on every core but asks for one less, which leaves room for the tasks
+    that read and write.
+    """
+    resources = [node["Resources"] for node in nodes if node.get("Alive", True)]
+    cluster, gpus = config.cluster, config.cluster.gpus_per_actor
+    if gpus > 0:
+        num_cpus = cluster.cpus_per_actor or 0.0
+        fitting = sum(math.floor(node.get("GPU", 0.0) / gpus) for node in resources)
+        cores = max((int(node.get("CPU", 1)) for node in resources), default=1)
+    else:
+        cores = int(min((node["CPU"] for node in resources if node.get("CPU")), default=1))
+        num_cpus = cluster.cpus_per_actor or (float(cores - 1) if cores > 1 else 0.5)
+        fitting = sum(_actors_on(node.get("CPU", 0.0), num_cpus) for node in resources)
+    max_actors = cluster.max_actors or max(fitting, cluster.min_actors)
+    max_actors = max(1, min(max_actors, num_units))
+    actors_per_node = max(1, math.floor(cores / num_cpus)) if num_cpus else 1
+    return Shape(
+        min_actors=min(cluster.min_actors, max_actors),
+        max_actors=max_actors,
+        num_cpus=num_cpus,
+        num_gpus=gpus,
+        threads=config.scoring.threads or max(1, cores // actors_per_node),
+    )
+
+
+def _actors_on(cpus: float, num_cpus: float) -> int:
+    """Actors that fit on a node beside at least one small task."""
+    return math.floor(max(cpus - SMALL_TASK_CPUS, 0.0) / num_cpus)
+
+
+def _initialise(address: str | None) -> bool:
+    # Ray Data announces every execution on stderr, and Ray's core warns that Ray Data keeps its
+    # actors' constructor arguments in the object store; the job prints a line of its own.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    running = address or os.environ.get("RAY_ADDRESS")
+    with _stderr_held_back():
+        if running:
+            ray.init(address=running, **options)
+            return False
+        try:
+            ray.init(address="auto", **options)
+        except ConnectionError:
+            ray.init(address="local", include_dashboard=False, **options)
+            return True
+    return False
+
+
+@contextmanager
+def _stderr_held_back() -> Iterator[None]:
+    """Keep what is written to file descriptor 2, by Ray's core too, and show it only on failure."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -1,0 +1,141 @@
+"""What a job would do, before it does it: units, pairs, and tokens from a sample."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from shardrank.config import Config
+from shardrank.engine.model import PreparedModel
+from shardrank.errors import ShardError
+from shardrank.job.model_folder import local_folder
+from shardrank.job.opening import prompt_builder
+from shardrank.job.worker import tokenize
+from shardrank.store.columns import check_columns, check_split_queries
+from shardrank.store.filesystem import Storage
+from shardrank.store.footers import read_footers
+from shardrank.store.reader import read_unit
+from shardrank.store.units import cut_units, list_shards
+from shardrank.types import Unit
+
+SAMPLE_UNITS = 8
+SAMPLE_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A plan in figures.
+
+    pairs: an upper bound from the footers; None where one could not be read.
+    tokens_per_pair, truncated_share, rejected_share: of the sampled pairs; None without any.
+    tokens: pairs x tokens_per_pair.
+    exclusive: False where the output cannot create files exclusively (two jobs at once: unsafe).
+    """
+
+    shards: int
+    unreadable_shards: tuple[str, ...]
+    bytes: int
+    rows: int
+    units: int
+    pairs: int | None
+    sampled_pairs: int
+    tokens_per_pair: float | None
+    longest_tokens: int | None
+    truncated_share: float | None
+    rejected_share: float | None
+    tokens: int | None
+    exclusive: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+def estimate(config: Config) -> Estimate:
+    """Plan a job without writing anything. Raises what the job itself would raise."""
+    folder = local_folder(config.model.path, config.model.cache_folder)
+    builder = prompt_builder(config, PreparedModel.load(folder), folder)
+    output = Storage(config.output.path, "output")
+    source, shards = list_shards(config.input.path, output)
+    layout, columns = config.input.layout, config.input.columns
+    footers = read_footers(source, shards, layout, columns)
+    check_columns(footers, layout, columns, config.output.columns)
+    check_split_queries(footers, config.output.top_k, config.output.min_score)
+    units = cut_units(footers, config.unit_pairs, layout)
+    lengths: list[np.ndarray] = []
+    num_truncated = num_rejected = num_pairs = 0
+    for unit in sample(units):
+        try:
+            rows = read_unit(source, unit, layout, columns, config.errors.max_bytes)
+        except ShardError:
+            continue
+        prompts, _, _ = tokenize(rows, builder)
+        scored = prompts.lengths[prompts.lengths > 0]
+        lengths.append(scored)
+        num_pairs += rows.num_pairs
+        num_rejected += rows.num_pairs - len(scored)
+        num_truncated += int(prompts.truncated.sum())
+    tokens = np.concatenate([np.zeros(0, np.int64), *lengths])
+    known = [unit.num_pairs for unit in units if unit.num_pairs is not None]
+    pairs = sum(known) if len(known) == len(units) else None
+    mean = float(tokens.mean()) if len(tokens) else None
+    return Estimate(
+        shards=len(shards),
+        unreadable_shards=tuple(str(footer.fault) for footer in footers if footer.fault),
+        bytes=sum(shard.size for shard in shards),
+        rows=sum(footer.shard.num_rows or 0 for footer in footers),
+        units=len(units),
+        pairs=pairs,
+        sampled_pairs=num_pairs,
+        tokens_per_pair=mean,
+        longest_tokens=int(tokens.max()) if len(tokens) else None,
+        truncated_share=num_truncated / len(tokens) if len(tokens) else None,
+        rejected_share=num_rejected / num_pairs if num_pairs else None,
+        tokens=round(pairs * mean) if pairs is not None and mean is not None else None,
+        exclusive=output.exclusive,
+    )
+
+
+def sample(units: list[Unit]) -> list[Unit]:
+    """The first rows of some units, spread evenly over the plan."""
+    places = np.unique(np.linspace(0, len(units) - 1, SAMPLE_UNITS).astype(np.int64))
+    return [_head(units[place]) for place in places.tolist()] if units else []
+
+
+def render_estimate(found: Estimate) -> str:
+    """A few lines for people."""
+    lines = [
+        f"input     {found.shards:,} shards, {found.bytes / 1e6:,.1f} MB, {found.rows:,} rows",
+        f"pairs     {_or_unknown(found.pairs, ',')} at most, in {found.units:,} units",
+    ]
+    if found.tokens_per_pair is not None:
+        total = _or_unknown(found.tokens, ",")
+        lines.append(
+            f"tokens    {total} (mean {found.tokens_per_pair:,.1f} a pair, longest "
+            f"{found.longest_tokens:,}, from {found.sampled_pairs:,} sampled pairs)"
+        )
+    if found.truncated_share:
+        lines.append(f"cut       {found.truncated_share:.1%} of the documents are too long")
+    if found.rejected_share:
+        lines.append(f"rejected  {found.rejected_share:.1%} of the sampled pairs would be rejected")
+    if not found.exclusive:
+        lines.append("output    no exclusive create here: do not run two jobs on it at once")
+    lines += [f"broken    {message}" for message in found.unreadable_shards[:5]]
+    return "\n".join(lines)
+
+
+def _head(unit: Unit) -> Unit:
+    stop = unit.row_start + SAMPLE_ROWS
+    return Unit(
+        number=unit.number,
+        shard=unit.shard,
+        row_start=unit.row_start,
+        row_stop=stop if unit.row_stop is None else min(stop, unit.row_stop),
+        num_pairs=unit.num_pairs,
+    )
+
+
+def _or_unknown(value: int | None, form: str) -> str:
+    return "an unknown number of" if value is None else format(value, form)

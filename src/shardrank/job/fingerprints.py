@@ -1,0 +1,51 @@
+"""What makes two jobs the same job: the fields whose change in a resume is refused by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from shardrank.config import Config
+from shardrank.engine.model import PreparedModel
+
+
+def score_fields(config: Config, model: PreparedModel) -> dict[str, Any]:
+    """Everything that a score depends on, by the name of its setting.
+
+    Paths, cluster and threads are not in it: the same files score the same anywhere.
+    """
+    files = json.dumps(model.files, sort_keys=True).encode()
+    prompt = config.prompt
+    fields: dict[str, Any] = {
+        "model files": hashlib.sha256(files).hexdigest(),
+        "model precision": model.precision,
+        "prompt.style": prompt.style or model.prompt_style,
+        "prompt.instruction": (
+            model.instruction if prompt.instruction is None else prompt.instruction
+        ),
+        "prompt.max_tokens": prompt.max_tokens or model.max_tokens,
+    }
+    if model.batch_dependent:
+        fields["scoring.max_batch_tokens"] = config.scoring.max_batch_tokens
+    return fields
+
+
+def output_fields(config: Config) -> dict[str, Any]:
+    """Everything else that shapes the rows, by the name of its setting."""
+    columns = {
+        f"{section}.columns.{name}": column
+        for section, names in (
+            ("input", config.input.columns.model_dump()),
+            ("output", config.output.columns.model_dump()),
+        )
+        for name, column in names.items()
+    }
+    return {
+        "input.layout": config.input.layout,
+        "output.top_k": config.output.top_k,
+        "output.min_score": config.output.min_score,
+        "errors.on_bad_row": config.errors.on_bad_row,
+        "errors.max_bytes": config.errors.max_bytes,
+        **columns,
+    }

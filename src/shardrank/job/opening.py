@@ -1,0 +1,125 @@
+"""A job before it runs: the model read, the plan made or found, and everything checked in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardrank.config import Config
+from shardrank.engine.model import PreparedModel
+from shardrank.engine.prompt import PromptBuilder
+from shardrank.engine.tokenizer import Tokenizer
+from shardrank.errors import ConfigError
+from shardrank.job.fingerprints import output_fields, score_fields
+from shardrank.job.model_folder import local_folder
+from shardrank.job.spec import JobSpec
+from shardrank.store.columns import check_columns, check_split_queries
+from shardrank.store.filesystem import Storage
+from shardrank.store.footers import read_footers
+from shardrank.store.plan import (
+    Plan,
+    load_plan,
+    new_plan,
+    open_plan,
+    require_same_input,
+    require_same_job,
+)
+from shardrank.store.units import cut_units, list_shards
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A plan with all that its workers need to be told."""
+
+    config: Config
+    model: PreparedModel
+    plan: Plan
+    input: Storage
+    output: Storage
+    warnings: tuple[str, ...]
+
+    def spec(self, threads: int) -> JobSpec:
+        """What a worker is told."""
+        config, prompt = self.config, self.config.prompt
+        return JobSpec(
+            input=self.input,
+            output=self.output,
+            layout=config.input.layout,
+            input_columns=config.input.columns,
+            output_columns=config.output.columns,
+            top_k=config.output.top_k,
+            min_score=config.output.min_score,
+            max_bytes=config.errors.max_bytes,
+            fail_on_bad_row=config.errors.on_bad_row == "fail",
+            fingerprints=self.plan.fingerprints,
+            model_path=config.model.path,
+            cache_folder=config.model.cache_folder,
+            style=prompt.style or self.model.prompt_style,
+            instruction=(
+                self.model.instruction if prompt.instruction is None else prompt.instruction
+            ),
+            max_tokens=prompt.max_tokens or self.model.max_tokens,
+            device=config.device,
+            threads=threads,
+            max_batch_tokens=config.scoring.max_batch_tokens,
+        )
+
+
+def open_job(config: Config) -> Job:
+    """Read the model, list the input, and write the plan or check the one that is there.
+
+    What the output belongs to is asked first: a resume with another model must hear exactly that,
+    not that its files look odd. Nothing is written before everything else has been checked.
+    """
+    folder = local_folder(config.model.path, config.model.cache_folder)
+    model = PreparedModel.load(folder)
+    scores, rows = score_fields(config, model), output_fields(config)
+    output = Storage(config.output.path, "output")
+    stored = load_plan(output)
+    if stored is not None:
+        require_same_job(stored, scores, rows)
+    source, shards = list_shards(config.input.path, output)
+    if stored is not None:
+        require_same_input(stored, shards)
+        return Job(config, model, stored, source, output, _warnings(config, model, output))
+    prompt_builder(config, model, folder)
+    footers = read_footers(source, shards, config.input.layout, config.input.columns)
+    check_columns(footers, config.input.layout, config.input.columns, config.output.columns)
+    check_split_queries(footers, config.output.top_k, config.output.min_score)
+    units = cut_units(footers, config.unit_pairs, config.input.layout)
+    proposed = new_plan(
+        scores, rows, config.input.layout, config.input.columns, config.output.columns, units
+    )
+    plan = open_plan(output, proposed)
+    return Job(config, model, plan, source, output, _warnings(config, model, output))
+
+
+def prompt_builder(config: Config, model: PreparedModel, folder: Path) -> PromptBuilder:
+    """The job's prompts. Raises ConfigError if the settings leave no room for a document."""
+    max_tokens = config.prompt.max_tokens or model.max_tokens
+    if max_tokens > model.max_tokens:
+        raise ConfigError(
+            f"prompt.max_tokens = {max_tokens} is more than the model takes ({model.max_tokens}); "
+            "lower it, or prepare the model with --max-tokens"
+        )
+    instruction = config.prompt.instruction
+    return PromptBuilder(
+        Tokenizer.load(folder),
+        config.prompt.style or model.prompt_style,
+        model.instruction if instruction is None else instruction,
+        max_tokens,
+    )
+
+
+def _warnings(config: Config, model: PreparedModel, output: Storage) -> tuple[str, ...]:
+    found = []
+    style = config.prompt.style
+    if style not in (None, model.prompt_style):
+        found.append(f"prompt style {style} instead of the model's {model.prompt_style}")
+    if model.batch_dependent:
+        found.append("with this model a score depends a little on the batch that it is scored in")
+    if not output.exclusive:
+        found.append(
+            f"{output.display()} cannot create files exclusively: do not run two jobs on it at once"
+        )
+    return tuple(found)

@@ -1,0 +1,91 @@
+"""Units in, receipts out: three stages of Ray Data, one unit = one row = one block.
+
+The settings and their reasons: an exception in a stage must not end the job (max_errored_blocks);
+blocks must be neither split nor merged (target_max_block_size, override_num_blocks, batch_size=1);
+a unit that kills its process must not be tried for ever, as it is by default (max_task_retries).
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from shardrank.job import worker
+from shardrank.job.cluster import SMALL_TASK_CPUS, Shape
+from shardrank.job.spec import JobSpec
+from shardrank.types import Receipt, Unit
+
+TRIES_PER_UNIT = 3
+"""Of the scorer, within one pass, before Ray gives the unit up."""
+TASKS_IN_FLIGHT = 2
+"""Per actor: with one the pool never grows, and the actor waits for its next unit."""
+
+
+def run_units(
+    spec: JobSpec, units: Sequence[Unit], shape: Shape, no_progress_seconds: int
+) -> Iterator[Receipt]:
+    """Score and commit units; one receipt each as they finish, in no particular order.
+
+    A unit whose process died, or that Ray gave up, has no receipt: the caller compares with the
+    store, which is the only truth.
+    """
+    rows = [{"unit": json.dumps(asdict(unit))} for unit in units]
+    with _data_context(no_progress_seconds):
+        one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+        dataset = dataset.map_batches(
+            partial(worker.read, spec=spec), num_cpus=SMALL_TASK_CPUS, **one_row
+        )
+        dataset = dataset.map_batches(
+            worker.Scorer,
+            fn_constructor_args=(spec,),
+            compute=ActorPoolStrategy(
+                min_size=shape.min_actors,
+                max_size=shape.max_actors,
+                max_tasks_in_flight_per_actor=TASKS_IN_FLIGHT,
+            ),
+            num_cpus=shape.num_cpus,
+            num_gpus=shape.num_gpus or None,
+            max_restarts=-1,
+            max_task_retries=TRIES_PER_UNIT,
+            **one_row,
+        )
+        dataset = dataset.map_batches(
+            partial(worker.write, spec=spec), num_cpus=SMALL_TASK_CPUS, **one_row
+        )
+        for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+            yield Receipt.from_dict(json.loads(batch["receipt"][0].as_py()))
+
+
+@contextmanager
+def _data_context(no_progress_seconds: int) -> Iterator[None]:
+    """Ray Data's settings for our datasets, put back for whoever else uses this process."""
+    context = DataContext.get_current()
+    ours = {
+        "target_max_block_size": None,
+        "max_errored_blocks": -1,
+        "enable_progress_bars": False,
+        "print_on_execution_start": False,
+        "actor_init_retry_on_errors": True,
+        "max_consecutive_actor_init_deaths": 3,
+        "execution_no_progress_timeout_s": no_progress_seconds,
+    }
+    before = {name: getattr(context, name) for name in ours}
+    for name, value in ours.items():
+        setattr(context, name, value)
+    try:
+        with warnings.catch_warnings():
+            # No named parameter exists yet for max_restarts and max_task_retries.
+            warnings.filterwarnings("ignore", message=".*ray_remote_args.*deprecated")
+            yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)

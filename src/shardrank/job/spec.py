@@ -1,0 +1,39 @@
+"""What every worker of a job is told; small, frozen, and free of secrets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from shardrank.config import InputColumns, OutputColumns, PromptStyle
+from shardrank.store.filesystem import Storage
+from shardrank.store.plan import Fingerprints
+from shardrank.types import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """One job, seen from a worker.
+
+    model_path: as configured; each node fetches its own copy where it is a URL.
+    style, instruction, max_tokens: resolved, the model's own where the job set none.
+    """
+
+    input: Storage
+    output: Storage
+    layout: Layout
+    input_columns: InputColumns
+    output_columns: OutputColumns
+    top_k: int | None
+    min_score: float | None
+    max_bytes: int
+    fail_on_bad_row: bool
+    fingerprints: Fingerprints
+    model_path: str
+    cache_folder: str | None
+    style: PromptStyle
+    instruction: str
+    max_tokens: int
+    device: Literal["cpu", "cuda"]
+    threads: int
+    max_batch_tokens: int | None

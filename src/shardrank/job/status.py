@@ -1,0 +1,101 @@
+"""What is done, pending and rejected in an output folder; readable while the job runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from shardrank.errors import OutputError
+from shardrank.store.commits import SUCCESS_NAME, committed
+from shardrank.store.filesystem import Storage
+from shardrank.store.plan import Plan, load_plan
+from shardrank.store.writer import read_footers_of, read_tombstones
+from shardrank.types import Counts
+
+SECONDS_BETWEEN_LOOKS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One look at an output.
+
+    finished: _SUCCESS is there. counts: of the committed units.
+    pending_pairs: an upper bound; None where a footer could not be read.
+    """
+
+    output: str
+    finished: bool
+    units: int
+    done: int
+    pending: int
+    failed: int
+    pending_pairs: int | None
+    counts: Counts
+    failures: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+def look(output: Storage, plan: Plan) -> Status:
+    """Read where a job stands: one listing, and the footers of what is committed."""
+    done = committed(output, plan)
+    footers = read_footers_of(output, plan, sorted(done.data))
+    tombstones = read_tombstones(output) if done.tombstones else []
+    pending = [unit.num_pairs for unit in plan.units if unit.number not in done.done]
+    known = [pairs for pairs in pending if pairs is not None]
+    return Status(
+        output=output.display(),
+        finished=output.exists(SUCCESS_NAME),
+        units=len(plan.units),
+        done=len(done.data),
+        pending=len(pending),
+        failed=len(done.tombstones),
+        pending_pairs=sum(known) if len(known) == len(pending) else None,
+        counts=Counts.total(Counts(**footer["counts"]) for footer in footers),
+        failures=tuple(tombstone["message"] for tombstone in tombstones),
+    )
+
+
+def watch_status(path: str, *, follow: bool) -> Iterator[Status]:
+    """One look, or one every few seconds until nothing is pending.
+
+    Raises OutputError if there is no job in the folder.
+    """
+    output = Storage(path, "output")
+    plan = load_plan(output)
+    if plan is None:
+        raise OutputError(
+            f"{output.display()} holds no shardrank job (_shardrank/job.json is missing); give "
+            "the output folder of `shardrank rerank`"
+        )
+    while True:
+        status = look(output, plan)
+        yield status
+        if not follow or not status.pending:
+            return
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def render_status(status: Status) -> str:
+    """A few lines for people."""
+    counts = status.counts
+    share = (status.done + status.failed) / status.units if status.units else 1.0
+    pending = f"{status.pending:,} pending"
+    if status.pending and status.pending_pairs is not None:
+        pending += f" (about {status.pending_pairs:,} pairs)"
+    state = "finished" if status.finished else "not finished"
+    done = f"{status.done:,} done, {pending}, {status.failed:,} failed"
+    lines = [
+        f"{status.output}: {state}, {share:.0%}",
+        f"  units     {done}, of {status.units:,}",
+        f"  rows      {counts.rows_out:,} out, {counts.rows_rejected:,} rejected",
+        f"  pairs     {counts.pairs_out:,} out, {counts.pairs_cut:,} cut, "
+        f"{counts.pairs_rejected:,} rejected, {counts.pairs_truncated:,} with a document cut short",
+        f"  tokens    {counts.tokens:,}",
+    ]
+    lines += [f"  failed    {message}" for message in status.failures[:5]]
+    return "\n".join(lines)

@@ -1,0 +1,77 @@
+"""What the driver remembers of the receipts of one execution."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Collection
+from typing import TextIO
+
+from shardrank.job.progress import Progress
+from shardrank.store.plan import Plan
+from shardrank.types import Receipt
+
+
+class Watch:
+    """Receipts in; progress on a stream, and afterwards what was done and what failed.
+
+    done: numbers of the units that were committed before this execution.
+    """
+
+    def __init__(self, plan: Plan, done: Collection[int], stream: TextIO | None) -> None:
+        pending = [unit.num_pairs for unit in plan.units if unit.number not in done]
+        known = [pairs for pairs in pending if pairs is not None]
+        self._progress: Progress | None = None
+        if stream is not None and pending:
+            self._progress = Progress(
+                stream,
+                total_units=len(plan.units),
+                done_units=len(done),
+                total_pairs=sum(known) if len(known) == len(pending) else None,
+            )
+        self._failures: Counter[str] = Counter()
+        self._messages: dict[str, str] = {}
+        self._first_at = self._last_at = time.monotonic()
+        self._num_pairs = 0
+        self.num_done = 0
+
+    def add(self, receipt: Receipt) -> None:
+        """Take one receipt in."""
+        if self._progress is not None:
+            self._progress.add(receipt)
+        if receipt.outcome == "failed":
+            self.lose(receipt.code or "unknown", receipt.message or "")
+            return
+        self._last_at = time.monotonic()
+        if self.num_done == 0:
+            # The first unit was at work before its receipt came, but not since the cluster began.
+            self._first_at = self._last_at - receipt.seconds
+        self.num_done += 1
+        self._num_pairs += receipt.counts.pairs_in
+
+    def lose(self, code: str, message: str) -> None:
+        """Remember a failure, of a unit or of a whole pass."""
+        self._failures[code] += 1
+        self._messages.setdefault(code, message)
+
+    def close(self) -> None:
+        """Leave the last line of progress standing."""
+        if self._progress is not None:
+            self._progress.close()
+
+    @property
+    def pairs_per_second(self) -> float:
+        """From the start of the first unit that came back to the end of the last."""
+        return self._num_pairs / max(self._last_at - self._first_at, 1e-9)
+
+    def explain_missing(self, num_missing: int) -> str:
+        """Why units are missing, as far as it is known, and what to do."""
+        reasons = "; ".join(
+            f"{code} ({count} times): {self._messages[code]}"
+            for code, count in self._failures.most_common(3)
+        )
+        return (
+            f"{num_missing} units are missing after the last attempt; "
+            f"{reasons or 'their workers died without a word (out of memory?)'}. "
+            "The same command again goes on with what is missing"
+        )

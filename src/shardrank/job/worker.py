@@ -1,0 +1,224 @@
+"""The three stages that a unit passes: read and tokenize, score, rank and write.
+
+Each takes and gives a table of one row (a Parcel, at the end a receipt). Whatever goes wrong with a
+unit becomes a fault in its parcel: an exception would make Ray Data drop the block or end the job.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+
+from shardrank.engine.model import PreparedModel
+from shardrank.engine.prompt import PromptBuilder, QueryTooLongError
+from shardrank.engine.ranking import log_odds
+from shardrank.engine.reranker import Reranker
+from shardrank.engine.tokenizer import Tokenizer
+from shardrank.errors import BadRowError, ShardError, ShardrankError
+from shardrank.job.model_folder import local_folder
+from shardrank.job.parcel import Fault, Parcel, unit_from_dict
+from shardrank.job.spec import JobSpec
+from shardrank.store.output import build_output
+from shardrank.store.reader import read_unit
+from shardrank.store.unit_table import UnitTable
+from shardrank.store.writer import Attempt, commit_tombstone, commit_unit
+from shardrank.types import Int64Array, Prompts, Receipt, Rejection, Unit
+
+
+def read(table: pa.Table, spec: JobSpec) -> pa.Table:
+    """A unit's place in the plan in, its rows and prompts out."""
+    unit = unit_from_dict(json.loads(table["unit"][0].as_py()))
+    return _guarded(Parcel(unit), lambda parcel: _read(parcel.unit, spec)).to_table()
+
+
+def write(table: pa.Table, spec: JobSpec) -> pa.Table:
+    """A scored parcel in, the unit's receipt out (JSON); the commit happens here."""
+    parcel = Parcel.from_table(table)
+    try:
+        receipt = _commit(parcel, spec)
+    except Exception as error:  # the unit's edge, as in _guarded
+        receipt = _failed(parcel.unit, _fault(error))
+    return pa.table({"receipt": pa.array([json.dumps(receipt.as_dict())])})
+
+
+class Scorer:
+    """The actor: one session for as long as it lives.
+
+    A model that cannot be used is a fault in every unit's receipt, since an actor that fails to
+    start is started again and again, and its message lost.
+    """
+
+    def __init__(self, spec: JobSpec) -> None:
+        self._fault: Fault | None = None
+        try:
+            self._reranker = _reranker(spec)
+        except ShardrankError as error:
+            self._fault = _fault(error)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Prompts in, log-odds out; the prompts end here."""
+        parcel = Parcel.from_table(table)
+        if self._fault is not None:
+            parcel = Parcel(parcel.unit, fault=parcel.fault or self._fault)
+        return _guarded(parcel, self._score).to_table()
+
+    def _score(self, parcel: Parcel) -> Parcel:
+        started = time.monotonic()
+        prompts = Prompts(parcel.token_ids, parcel.offsets, parcel.num_shared, parcel.truncated)
+        logits = self._reranker.score_prompts(prompts)
+        return replace(
+            parcel,
+            token_ids=np.zeros(0, np.int32),
+            log_odds=log_odds(logits),
+            engine=self._reranker.description,
+            seconds={**parcel.seconds, "score": time.monotonic() - started},
+        )
+
+
+def _reranker(spec: JobSpec) -> Reranker:
+    folder = local_folder(spec.model_path, spec.cache_folder)
+    # The plan is bound to the hashes in reranker.json; files exchanged behind it must not score.
+    PreparedModel.load(folder).verify(folder)
+    return Reranker(
+        folder,
+        device=spec.device,
+        threads=spec.threads,
+        max_batch_tokens=spec.max_batch_tokens,
+        prompt_style=spec.style,
+        instruction=spec.instruction,
+        max_tokens=spec.max_tokens,
+    )
+
+
+def tokenize(
+    rows: UnitTable, builder: PromptBuilder
+) -> tuple[Prompts, Int64Array, list[Rejection]]:
+    """Prompts of the pairs that can be scored, the places of those pairs, and new rejections.
+
+    Returns prompts, one for each place; int64 [num_prompts], places among the unit's pairs; and
+    a rejection of each row whose query leaves no room for a document, since a query is never cut.
+    """
+    used = np.zeros(len(rows.queries), np.bool_)
+    used[rows.query_index[rows.pair_ok]] = True
+    sound = np.flatnonzero(rows.pair_ok)
+    built = builder.build_many(
+        [
+            query if wanted and query else ""
+            for query, wanted in zip(rows.queries, used, strict=True)
+        ],
+        [rows.texts[pair] or "" for pair in sound],
+        rows.query_index[sound],
+        rows.instructions,
+    )
+    too_long = built.too_long[rows.query_index[sound]]
+    rejections = [
+        rows.reject_row(
+            row,
+            "query_too_long",
+            str(QueryTooLongError(int(built.num_fixed[query]), builder.max_tokens)),
+        )
+        for row, query in dict.fromkeys(
+            zip(
+                rows.row_of_pair[sound[too_long]].tolist(),
+                rows.query_index[sound[too_long]].tolist(),
+                strict=True,
+            )
+        )
+    ]
+    return built.prompts, sound, rejections
+
+
+def _read(unit: Unit, spec: JobSpec) -> Parcel:
+    started = time.monotonic()
+    rows = read_unit(spec.input, unit, spec.layout, spec.input_columns, spec.max_bytes)
+    prompts, pairs, rejections = tokenize(rows, _prompt_builder(spec))
+    _refuse_bad_rows((*rows.rejections, *rejections), spec, unit)
+    return Parcel(
+        unit,
+        rows=rows.to_ipc(),
+        pairs=pairs,
+        token_ids=prompts.token_ids,
+        offsets=prompts.offsets,
+        num_shared=prompts.num_shared,
+        truncated=prompts.truncated,
+        rejections=tuple(rejections),
+        seconds={"read": time.monotonic() - started},
+    )
+
+
+def _commit(parcel: Parcel, spec: JobSpec) -> Receipt:
+    unit, fault = parcel.unit, parcel.fault
+    if fault is not None and fault.permanent:
+        return commit_tombstone(spec.output, unit, spec.fingerprints, fault.code, fault.message)
+    if fault is not None:
+        return _failed(unit, fault)
+    rows = UnitTable.from_ipc(parcel.rows)
+    values = np.full(rows.num_pairs, np.nan, np.float32)
+    num_tokens = np.zeros(rows.num_pairs, np.int32)
+    truncated = np.zeros(rows.num_pairs, np.bool_)
+    values[parcel.pairs] = parcel.log_odds
+    num_tokens[parcel.pairs] = np.diff(parcel.offsets)
+    truncated[parcel.pairs] = parcel.truncated
+    output = build_output(
+        rows,
+        values,
+        num_tokens,
+        truncated,
+        parcel.rejections,
+        columns=spec.output_columns,
+        top_k=spec.top_k,
+        min_score=spec.min_score,
+    )
+    _refuse_bad_rows(output.rejections, spec, unit)
+    return commit_unit(
+        spec.output,
+        unit,
+        spec.fingerprints,
+        output,
+        Attempt(id=uuid.uuid4().hex[:12], engine=parcel.engine, seconds=parcel.seconds),
+    )
+
+
+def _refuse_bad_rows(rejections: Sequence[Rejection], spec: JobSpec, unit: Unit) -> None:
+    if spec.fail_on_bad_row and rejections:
+        first = rejections[0]
+        place = "" if first.position is None else f", candidate {first.position}"
+        raise BadRowError(
+            f"{spec.input.display(unit.shard.path)}, row {first.row}{place}: {first.message} "
+            f"({first.code}); mend the row, or set errors.on_bad_row to reject"
+        )
+
+
+def _guarded(parcel: Parcel, step: Callable[[Parcel], Parcel]) -> Parcel:
+    """The step's parcel, or the same unit with a fault; a faulty parcel is passed on as it is."""
+    if parcel.fault is not None:
+        return parcel
+    try:
+        return step(parcel)
+    except Exception as error:  # the unit's edge: whatever it is ends in the unit's receipt
+        return Parcel(parcel.unit, fault=_fault(error))
+
+
+def _failed(unit: Unit, fault: Fault) -> Receipt:
+    return Receipt(unit.number, "failed", code=fault.code, message=fault.message)
+
+
+def _fault(error: Exception) -> Fault:
+    if isinstance(error, ShardError):
+        return Fault(error.code, str(error), permanent=True)
+    return Fault(type(error).__name__, str(error) or repr(error))
+
+
+@lru_cache(maxsize=2)
+def _prompt_builder(spec: JobSpec) -> PromptBuilder:
+    """Kept by the worker process: reading a large tokenizer takes longer than a small unit."""
+    folder = local_folder(spec.model_path, spec.cache_folder)
+    tokenizer = Tokenizer.load(folder)
+    return PromptBuilder(tokenizer, spec.style, spec.instruction, spec.max_tokens)

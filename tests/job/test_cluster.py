@@ -1,0 +1,50 @@
+from shardrank.config import load_config
+from shardrank.job.cluster import Shape, shape_of
+
+REQUIRED = ["input.path=in", "output.path=out", "model.path=demo"]
+
+
+def node(**resources: float) -> dict[str, object]:
+    return {"Alive": True, "Resources": resources}
+
+
+def shape(nodes: list[dict[str, object]], *settings: str, num_units: int = 100) -> Shape:
+    return shape_of(load_config(None, [*REQUIRED, *settings]), nodes, num_units)
+
+
+def test_one_actor_a_node_computes_on_every_core_and_leaves_room_for_small_tasks() -> None:
+    assert shape([node(CPU=8)]) == Shape(1, 1, num_cpus=7, num_gpus=0, threads=8)
+
+
+def test_a_single_core_is_shared() -> None:
+    assert shape([node(CPU=1)]) == Shape(1, 1, num_cpus=0.5, num_gpus=0, threads=1)
+
+
+def test_every_node_of_a_cluster_gets_an_actor() -> None:
+    assert shape([node(CPU=8)] * 3).max_actors == 3
+
+
+def test_a_head_without_cpus_gets_none() -> None:
+    assert shape([node(CPU=0), node(CPU=4)]) == Shape(1, 1, num_cpus=3, num_gpus=0, threads=4)
+
+
+def test_every_gpu_gets_an_actor_that_holds_no_cpu() -> None:
+    found = shape([node(CPU=16, GPU=4)] * 2, "cluster.gpus_per_actor=1")
+    assert (found.max_actors, found.num_cpus, found.num_gpus) == (8, 0.0, 1.0)
+
+
+def test_half_a_gpu_each_makes_two_actors_a_gpu() -> None:
+    assert shape([node(CPU=16, GPU=1)], "cluster.gpus_per_actor=0.5").max_actors == 2
+
+
+def test_there_are_never_more_actors_than_units() -> None:
+    assert shape([node(CPU=8)] * 3, num_units=2).max_actors == 2
+
+
+def test_settings_win() -> None:
+    found = shape([node(CPU=8)], "cluster.cpus_per_actor=2", "cluster.min_actors=2")
+    assert (found.min_actors, found.max_actors, found.num_cpus, found.threads) == (2, 3, 2, 2)
+
+
+def test_a_dead_node_does_not_count() -> None:
+    assert shape([node(CPU=8), {"Alive": False, "Resources": {"CPU": 8}}]).max_actors == 1

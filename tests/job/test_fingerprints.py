@@ -1,0 +1,77 @@
+"""Every setting either belongs to the job's identity or is known to change no byte of a row."""
+
+import pytest
+
+from shardrank.config import known_keys, load_config
+from shardrank.engine.model import PreparedModel
+from shardrank.job.fingerprints import output_fields, score_fields
+
+REQUIRED = ["input.path=in", "output.path=out", "model.path=demo"]
+MODEL = PreparedModel(
+    source={},
+    files={"model.onnx": "a" * 64, "tokenizer.json": "b" * 64},
+    architecture={},
+    precision="fp32",
+    layout="padded",
+    yes_id=1,
+    no_id=2,
+    pad_id=0,
+    prompt_style="transformers",
+    instruction="find",
+    max_tokens=512,
+)
+CHANGED = {
+    "input.layout": "pairs",
+    "output.top_k": "3",
+    "output.min_score": "0.5",
+    "prompt.style": "vllm",
+    "prompt.instruction": "other",
+    "prompt.max_tokens": "256",
+    "errors.on_bad_row": "fail",
+    "errors.max_bytes": "7",
+} | {key: "renamed" for key in known_keys() if ".columns." in key}
+NEUTRAL = {
+    "input.path": "elsewhere",
+    "output.path": "elsewhere",
+    "output.layout": "nested",
+    "model.path": "elsewhere",
+    "model.cache_folder": "elsewhere",
+    "scoring.device": "cpu",
+    "scoring.max_batch_tokens": "99",
+    "scoring.threads": "3",
+    "errors.max_rejected_fraction": "0.5",
+    "errors.max_failed_shards": "5",
+    "errors.max_attempts": "5",
+    "units.pairs": "5",
+    "cluster.address": "auto",
+    "cluster.min_actors": "1",
+    "cluster.max_actors": "5",
+    "cluster.cpus_per_actor": "2",
+    "cluster.gpus_per_actor": "1",
+    "cluster.no_progress_seconds": "5",
+}
+
+
+def fields(*settings: str) -> dict[str, object]:
+    config = load_config(None, [*REQUIRED, *settings])
+    return {**score_fields(config, MODEL), **output_fields(config)}
+
+
+def test_every_setting_is_in_one_of_the_two_tables() -> None:
+    assert sorted([*CHANGED, *NEUTRAL]) == sorted(known_keys())
+
+
+@pytest.mark.parametrize("key", CHANGED)
+def test_a_setting_that_shapes_rows_or_scores_is_part_of_the_job(key: str) -> None:
+    before, after = fields(), fields(f"{key}={CHANGED[key]}")
+    assert [name for name in before if before[name] != after[name]] == [key]
+
+
+@pytest.mark.parametrize("key", NEUTRAL)
+def test_a_setting_that_changes_nothing_may_change_in_a_resume(key: str) -> None:
+    assert fields(f"{key}={NEUTRAL[key]}") == fields()
+
+
+def test_a_setting_that_says_what_the_model_says_is_no_change() -> None:
+    settings = ("prompt.style=transformers", "prompt.instruction=find", "prompt.max_tokens=512")
+    assert fields(*settings) == fields()

@@ -1,0 +1,81 @@
+"""The job as a cluster's user runs it: `ray start --head`, then `ray job submit`."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from commands import environment
+from tables import read_output, row, write_nested
+
+pytestmark = pytest.mark.ray
+
+PROJECT = Path(__file__).parent.parent.parent
+RAY = str(Path(sys.executable).with_name("ray"))
+PORT = "26379"
+DASHBOARD_PORT = "28265"
+DASHBOARD = f"http://127.0.0.1:{DASHBOARD_PORT}"
+
+
+def ray_command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [RAY, *arguments],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+        env=environment(**variables),
+    )
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    token = tmp_path_factory.mktemp("auth") / "token"
+    token.write_text("0123456789abcdef" * 4)
+    variables = {"RAY_AUTH_TOKEN_PATH": str(token)}
+    started = ray_command(
+        *("start", "--head", "--num-cpus=2", f"--port={PORT}", "--node-ip-address=127.0.0.1"),
+        *("--dashboard-host=127.0.0.1", f"--dashboard-port={DASHBOARD_PORT}"),
+        **variables,
+    )
+    assert started.returncode == 0, started.stdout + started.stderr
+    yield variables
+    ray_command("stop", "--force", **variables)
+
+
+def submit(head: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
+    return ray_command(
+        *("job", "submit", f"--address={DASHBOARD}", "--working-dir=."),
+        *("--runtime-env-json", '{"excludes": [".venv", ".git", "build", "out"]}'),
+        *("--", *command),
+        **head,
+    )
+
+
+def test_a_submitted_job_reranks(head: dict[str, str], tmp_path: Path) -> None:
+    write_nested(tmp_path / "in" / "a.parquet", [row(number) for number in range(6)])
+    settings = [f"input.path={tmp_path}/in", f"output.path={tmp_path}/out"]
+    done = submit(
+        head,
+        *(sys.executable, "jobs/rerank.py", "configs/demo.toml"),
+        *(part for setting in settings for part in ("--set", setting)),
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "done: 6 rows, 24 pairs" in done.stdout
+    assert len(read_output(tmp_path / "out")) == 6
+    assert os.path.exists(tmp_path / "out" / "_SUCCESS")
+
+
+def test_a_submitted_job_that_fails_says_why(head: dict[str, str], tmp_path: Path) -> None:
+    failed = submit(
+        head,
+        *(sys.executable, "jobs/rerank.py", "configs/demo.toml"),
+        *("--set", f"input.path={tmp_path}/absent"),
+    )
+    assert failed.returncode == 1
+    assert f"no input at {tmp_path}/absent" in failed.stdout + failed.stderr
+    assert "Traceback" not in failed.stdout
