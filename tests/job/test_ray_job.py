@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import environment
+from commands import environment, shardrank
 from tables import read_output, row, write_nested
 
 pytestmark = pytest.mark.ray
@@ -36,7 +36,7 @@ def ray_command(*arguments: str, **variables: str) -> subprocess.CompletedProces
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     token = tmp_path_factory.mktemp("auth") / "token"
     token.write_text("0123456789abcdef" * 4)
-    variables = {"RAY_AUTH_TOKEN_PATH": str(token)}
+    variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     started = ray_command(
         *("start", "--head", "--num-cpus=2", f"--port={PORT}", "--node-ip-address=127.0.0.1"),
         *("--dashboard-host=127.0.0.1", f"--dashboard-port={DASHBOARD_PORT}"),
@@ -68,6 +68,27 @@ def test_a_submitted_job_reranks(head: dict[str, str], tmp_path: Path) -> None:
     assert "done: 6 rows, 24 pairs" in done.stdout
     assert len(read_output(tmp_path / "out")) == 6
     assert os.path.exists(tmp_path / "out" / "_SUCCESS")
+
+
+def test_a_running_cluster_is_taken_and_left_running(head: dict[str, str], tmp_path: Path) -> None:
+    write_nested(tmp_path / "in" / "a.parquet", [row(number) for number in range(3)])
+    folders = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--model", "demo")
+    address = ("--set", f"cluster.address=127.0.0.1:{PORT}")
+    done = shardrank("rerank", *folders, *address, **head)
+    assert done.returncode == 0, done.stderr
+    assert ray_command("status", f"--address=127.0.0.1:{PORT}", **head).returncode == 0
+
+
+def test_a_cluster_that_asks_for_a_token_is_one_clear_message(
+    head: dict[str, str], tmp_path: Path
+) -> None:
+    write_nested(tmp_path / "in" / "a.parquet", [row(1)])
+    folders = ("--input", tmp_path / "in", "--output", tmp_path / "out", "--model", "demo")
+    address = ("--set", f"cluster.address=127.0.0.1:{PORT}")
+    failed = shardrank("rerank", *folders, *address, RAY_AUTH_MODE="disabled")
+    assert failed.returncode == 1
+    assert "RAY_AUTH_MODE=token" in failed.stderr
+    assert "Traceback" not in failed.stderr
 
 
 def test_a_submitted_job_that_fails_says_why(head: dict[str, str], tmp_path: Path) -> None:

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from shardrank.config import Config
 from shardrank.errors import ConfigError, ShardrankError
 
+LOCAL = "local"
+"""The address that means a cluster of our own on this machine."""
 SMALL_TASK_CPUS = 0.5
 """What a reading or writing task asks for. They wait for storage more than they compute; but each
 that runs beside another is a process that takes seconds to start."""
@@ -48,11 +51,12 @@ def connected(address: str | None) -> Iterator[bool]:
         return
     try:
         is_own = _initialise(address)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        where = f"the Ray cluster at {address}" if address else "a Ray cluster"
+    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
+        where = f"the Ray cluster at {address}" if address else "the running Ray cluster"
         raise ShardrankError(
-            f"cannot connect to {where}: {error}; start one with `ray start --head`, or leave "
-            "cluster.address out to use this machine alone"
+            f"cannot connect to {where}: {error}; see that it runs (`ray status`) and, if it asks "
+            "for a token, set RAY_AUTH_MODE=token; or set cluster.address to local to use this "
+            "machine alone"
         ) from error
     try:
         yield is_own
@@ -117,17 +121,17 @@ def _initialise(address: str | None) -> bool:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    running = address or os.environ.get("RAY_ADDRESS")
+    wanted = address or os.environ.get("RAY_ADDRESS")
     with _stderr_held_back():
-        if running:
-            ray.init(address=running, **options)
-            return False
-        try:
-            ray.init(address="auto", **options)
-        except ConnectionError:
-            ray.init(address="local", include_dashboard=False, **options)
-            return True
-    return False
+        if wanted != LOCAL:
+            try:
+                ray.init(address=wanted or "auto", **options)
+                return False
+            except ConnectionError:
+                if wanted:
+                    raise
+        ray.init(address=LOCAL, include_dashboard=False, **options)
+    return True
 
 
 @contextmanager
