@@ -15,7 +15,7 @@ endif
 .PHONY: demo test test-all check bench lock clean
 
 demo: $(VENV)/.demo
-	$(BIN)/shardrank demo
+	$(BIN)/shardrank demo $(DEMO_FLAGS)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

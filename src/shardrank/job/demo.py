@@ -39,7 +39,7 @@ def run_demo(
             f"units.pairs={UNIT_PAIRS}",
         ],
     )
-    echo("reranking 60 queries x 20 passages in five languages with the built-in model")
+    echo("reranking 60 queries x 20 passages in six languages with the built-in model")
     rerank(config, progress=progress, echo=echo)
     rows = [
         row for file in sorted(folder.glob("*.parquet")) for row in pq.read_table(file).to_pylist()
