@@ -4,6 +4,8 @@ The built-in model is fp32 in layout `padded`; one job in each layout of the inp
 of many lengths, bad rows among them, a resume, and an independent check.
 """
 
+import json
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,8 @@ def test_a_job_of_nested_rows(folders) -> None:
     (folders.output / "_SUCCESS").unlink()
     assert folders.run().num_units_done == 1
     assert read_output(folders.output) == found
+    report = json.loads((folders.output / "_shardrank" / "report.json").read_text())
+    assert (report["finished"], report["units_by_this_run"], report["failures"]) == (True, 1, [])
     with pytest.raises(OutputMismatchError, match="prompt.instruction"):
         folders.run("prompt.instruction=other")
 

@@ -16,12 +16,18 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
 from shardrank.config import Config
-from shardrank.errors import BadRowError, IncompleteError, ModelError, OutputMismatchError
+from shardrank.errors import (
+    BadRowError,
+    IncompleteError,
+    ModelError,
+    OutputMismatchError,
+)
 from shardrank.job.cluster import connected, require_devices, shape_of
 from shardrank.job.limits import require_few_failed, require_few_rejected
 from shardrank.job.opening import Job, open_job
 from shardrank.job.pipeline import run_units
 from shardrank.job.progress import duration
+from shardrank.job.report import write_report
 from shardrank.job.watch import Watch
 from shardrank.store.commits import committed
 from shardrank.store.writer import read_footers_of, read_tombstones, write_success
@@ -65,11 +71,18 @@ def rerank(
         say(f"warning: {warning}")
     before = committed(job.output, job.plan).done
     watch = Watch(job.plan, before, progress)
-    if len(before) < len(job.plan.units):
-        with connected(config.cluster.address) as is_own, _stops_on_sigterm():
-            require_devices(config, ray.nodes(), is_own=is_own)
-            _run(job, config, watch)
-    result = _finish(job, config, watch, time.monotonic() - started)
+    error: BaseException | None = None
+    try:
+        if len(before) < len(job.plan.units):
+            with connected(config.cluster.address) as is_own, _stops_on_sigterm():
+                require_devices(config, ray.nodes(), is_own=is_own)
+                _run(job, config, watch)
+        result = _finish(job, config, watch, time.monotonic() - started)
+    except BaseException as caught:
+        error = caught
+        raise
+    finally:
+        write_report(job, watch, time.monotonic() - started, error)
     for line in summary(result):
         say(line)
     return result

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection
-from typing import TextIO
+from typing import Any, TextIO
 
 from shardrank.job.progress import Progress
 from shardrank.store.plan import Plan
-from shardrank.types import Receipt
+from shardrank.types import Counts, Receipt
 
 
 class Watch:
@@ -32,8 +32,8 @@ class Watch:
         self._failures: Counter[str] = Counter()
         self._messages: dict[str, str] = {}
         self._first_at = self._last_at = time.monotonic()
-        self._num_pairs = 0
         self.num_done = 0
+        self.counts = Counts()
 
     def add(self, receipt: Receipt) -> None:
         """Take one receipt in."""
@@ -47,7 +47,7 @@ class Watch:
             # The first unit was at work before its receipt came, but not since the cluster began.
             self._first_at = self._last_at - receipt.seconds
         self.num_done += 1
-        self._num_pairs += receipt.counts.pairs_in
+        self.counts = Counts.total([self.counts, receipt.counts])
 
     def lose(self, code: str, message: str) -> None:
         """Remember a failure, of a unit or of a whole pass."""
@@ -62,13 +62,21 @@ class Watch:
     @property
     def pairs_per_second(self) -> float:
         """From the start of the first unit that came back to the end of the last."""
-        return self._num_pairs / max(self._last_at - self._first_at, 1e-9)
+        return self.counts.pairs_in / max(self._last_at - self._first_at, 1e-9)
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        """Each kind of failure with how often it was met, and its first message."""
+        return [
+            {"code": code, "times": times, "message": self._messages[code]}
+            for code, times in self._failures.most_common()
+        ]
 
     def explain_missing(self, num_missing: int) -> str:
         """Why units are missing, as far as it is known, and what to do."""
         reasons = "; ".join(
-            f"{code} ({count} times): {self._messages[code]}"
-            for code, count in self._failures.most_common(3)
+            f"{failure['code']} ({failure['times']} times): {failure['message']}"
+            for failure in self.failures[:3]
         )
         return (
             f"{num_missing} units are missing after the last attempt; "
