@@ -47,12 +47,18 @@ class Built:
         return np.stack([oracle.logits(prompt, *ids) for prompt in prompts])
 
 
-def build(folder: Path, shape: Shape) -> Built:
+def build(folder: Path, shape: Shape, precision: str = "fp32") -> Built:
     """Make a checkpoint and prepare it."""
     source = make_random_checkpoint(folder / "checkpoint", shape)
-    model = prepare(source, folder / "model", max_tokens=1024)
-    session = open_session(folder / "model", model, threads=1)
-    return Built(source, folder / "model", model, session)
+    return build_from(source, folder / "model", precision)
+
+
+def build_from(
+    source: Path, folder: Path, precision: str = "fp32", block_size: int | None = None
+) -> Built:
+    """Prepare a checkpoint that is there."""
+    model = prepare(source, folder, precision=precision, block_size=block_size, max_tokens=1024)
+    return Built(source, folder, model, open_session(folder, model, threads=1))
 
 
 def random_prompts(lengths: Sequence[int], seed: int = 0) -> list[np.ndarray]:

@@ -1,5 +1,7 @@
 """Every shipped configuration loads, so that none can go stale."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,9 @@ def test_a_setting_is_typed_by_its_field(
         ("output.columns.rank=score", "two columns are called 'score'"),
         ("output.layout=pairs", "output.layout = 'pairs' differs"),
         ("output.min_score=2", "output.min_score"),
+        ("output.min_score=nan", "output.min_score"),
+        ("cluster.cpus_per_actor=inf", "cluster.cpus_per_actor"),
+        ("prompt.instruction=\ud800", "is not valid Unicode text"),
     ],
 )
 def test_a_setting_that_does_not_fit_is_named(setting: str, message: str) -> None:
@@ -90,6 +95,17 @@ def test_credentials_in_a_path_are_refused_and_not_repeated(key: str) -> None:
     assert "planted" not in str(error.value)
 
 
+@pytest.mark.parametrize("path", ["s3://key:abc/sec@bucket/x", "s3://key:abc/def/x", "s3://k@b/x"])
+def test_a_secret_with_a_slash_is_still_one(path: str) -> None:
+    with pytest.raises(ConfigError, match="holds credentials"):
+        load_config(None, [*FLAGS, f"input.path={path}"])
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/a@b/c:d", "hdfs://name:8020/x", "http://h:80"])
+def test_a_port_and_an_at_in_a_key_are_no_secret(path: str) -> None:
+    assert load_config(None, [*FLAGS, f"input.path={path}"]).input.path == path
+
+
 def test_a_missing_file_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         load_config(tmp_path / "absent.toml")
@@ -106,3 +122,20 @@ def test_every_key_can_be_set_from_the_command_line() -> None:
         with pytest.raises(ConfigError) as error:
             load_config(None, [f"{key}=\x00"])
         assert "unknown configuration key" not in str(error.value)
+
+
+def test_the_reference_lists_every_key_with_its_default() -> None:
+    text = (CONFIGS[0].parent / "reference.toml").read_text()
+    uncommented = re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE)
+    listed = tomllib.loads(uncommented)
+    assert sorted(flattened(listed)) == sorted(known_keys())
+    plain = load_config(None, ["input.path=candidates", "output.path=reranked", "model.path=demo"])
+    assert parse_config(tomllib.loads(text)) == plain
+
+
+def flattened(tree: dict[str, object], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        keys += flattened(value, f"{path}.") if isinstance(value, dict) else [path]
+    return keys

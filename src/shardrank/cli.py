@@ -16,7 +16,23 @@ import click
 
 from shardrank import __version__
 from shardrank.config import Config, PromptStyle, load_config
-from shardrank.errors import ConfigError, IncompleteError, InputError, ShardrankError
+from shardrank.errors import (
+    EXIT_FAILED,
+    ConfigError,
+    IncompleteError,
+    InputError,
+    ModelError,
+    ShardrankError,
+)
+
+_EXTRAS = {
+    "onnxruntime": "cpu",
+    "s3fs": "s3",
+    "onnx": "prepare",
+    "ml_dtypes": "prepare",
+    "huggingface_hub": "prepare",
+}
+"""Which extra of the package brings a module that a command may lack."""
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -30,6 +46,13 @@ class _Commands(click.Group):
         except ShardrankError as error:
             click.echo(f"shardrank: {error}", err=True)
             context.exit(error.exit_code)
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            message = f'{error.name} is not installed; pip install "shardrank[{extra}]"'
+            click.echo(f"shardrank: {message}", err=True)
+            context.exit(EXIT_FAILED)
         except KeyboardInterrupt:
             message = "interrupted; the same command again goes on from the last committed unit"
             click.echo(f"\nshardrank: {message}", err=True)
@@ -92,9 +115,12 @@ def demo(output: str | None) -> None:
 @_job_options
 def rerank(**options: Any) -> None:
     """Rerank a folder of Parquet shards; run it again to go on where it stopped."""
-    from shardrank.job.rerank import rerank as run
+    from shardrank.job.stopping import stops_on_sigterm
 
-    run(_config(**options), progress=sys.stderr, echo=click.echo)
+    with stops_on_sigterm():
+        from shardrank.job.rerank import rerank as run
+
+        run(_config(**options), progress=sys.stderr, echo=click.echo)
 
 
 @main.command()
@@ -139,26 +165,37 @@ def verify(input_path: str, output: str, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("source", type=click.Path())
+@click.argument("source")
 @click.option("--output", required=True, type=click.Path(), help="Folder of the prepared model.")
-@click.option("--precision", default="fp32", show_default=True)
+@click.option("--revision", help="Branch, tag or commit of a hub repository.")
+@click.option("--cache-folder", type=click.Path(), help="For what is fetched.")
+@click.option("--precision", help="[default: w8a8 of a checkpoint, as-is of an ONNX export]")
 @click.option("--layout", default="padded", show_default=True)
 @click.option("--prompt", "prompt_style", default="transformers", show_default=True)
 @click.option("--max-tokens", type=int, help="Longest prompt [default: the model's, at most 8192].")
 def prepare(
     source: str,
     output: str,
-    precision: str,
+    revision: str | None,
+    cache_folder: str | None,
+    precision: str | None,
     layout: str,
     prompt_style: str,
     max_tokens: int | None,
 ) -> None:
-    """Make a prepared model of a Hugging Face checkpoint folder."""
-    from shardrank.graph.prepare import prepare as run
+    """Make a prepared model of a Hugging Face checkpoint or an ONNX export.
 
-    model = run(
-        Path(source),
+    SOURCE is a folder, an .onnx file, a hub id (Qwen/Qwen3-Reranker-0.6B), one export of a hub
+    repository (owner/name/onnx/model_q4.onnx), or a URL (s3://bucket/model). A path that exists
+    wins over a hub id.
+    """
+    from shardrank.job.prepare import prepare_source
+
+    model = prepare_source(
+        source,
         Path(output),
+        revision=revision,
+        cache_folder=cache_folder,
         precision=precision,
         layout=layout,
         prompt_style=_prompt_style(prompt_style),
@@ -169,23 +206,29 @@ def prepare(
 
 
 @main.command()
-@click.argument("model", type=click.Path())
-@click.option("--reference", type=click.Path(), help="Checkpoint to compare with.")
+@click.argument("model")
+@click.option("--reference", help="Checkpoint (as for prepare) or another build to compare with.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def check(model: str, reference: str | None, as_json: bool) -> None:
+def check(model: str, reference: str | None, device: Any, as_json: bool) -> None:
     """Prove a prepared model before a long job does; writes the findings into the model."""
     from shardrank.check.checks import check as run
-    from shardrank.check.checks import record, render
+    from shardrank.check.checks import record
+    from shardrank.store.source import local_source
 
     folder = _local_model(model)
-    results = run(folder, Path(reference) if reference else None)
-    record(folder, results)
-    if as_json:
-        click.echo(_json({"model": model, "checks": [result.as_dict() for result in results]}))
+    report = run(folder, local_source(reference).path if reference else None, device=device)
+    # Printed first: a folder that cannot be written must not cost the answer.
+    click.echo(_json({"model": model, **report.as_dict()}) if as_json else report.render())
+    if "://" in model:
+        click.echo(f"shardrank: nothing was written to {model}, which was only read", err=True)
     else:
-        click.echo(render(results))
-    if any(result.verdict == "fail" for result in results):
-        sys.exit(1)
+        try:
+            record(folder, report)
+        except ModelError as error:
+            click.echo(f"shardrank: warning: {error}", err=True)
+    if report.verdict == "fail":
+        sys.exit(EXIT_FAILED)
 
 
 @main.command()
@@ -223,7 +266,7 @@ def score(
     if pairs is None:
         wanted = [Pair(query or "", document) for document in documents]
     else:
-        wanted = parse_pairs(_read_text(pairs).splitlines(), pairs)
+        wanted = parse_pairs(_read_text(pairs).split("\n"), pairs)
     reranker = Reranker(
         _local_model(model),
         device=device,

@@ -35,10 +35,21 @@ HOLDS_CREDENTIALS = (
 
 
 def _refuse_credentials(path: str) -> str:
-    """Credentials in a URL would end up in logs and manifests (design: no secret leaves)."""
-    if re.match(r"^[a-z0-9+.-]+://[^/]*@", path, flags=re.IGNORECASE):
+    """Credentials in a URL would end up in logs and manifests.
+
+    A secret may hold a slash, so a colon that begins no port number is enough to refuse.
+    """
+    if re.match(r"^[a-z0-9+.-]+://[^/]*(@|:(?!\d+(/|$)))", path, flags=re.IGNORECASE):
         raise ValueError(HOLDS_CREDENTIALS)
     return path
+
+
+def _refuse_broken_text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not valid Unicode text") from None
+    return text
 
 
 Location = Annotated[str, Field(min_length=1), AfterValidator(_refuse_credentials)]
@@ -46,7 +57,7 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class InputColumns(_Section):
@@ -110,7 +121,7 @@ class PromptConfig(_Section):
     """How a pair becomes a prompt; None keeps what the model was prepared with."""
 
     style: PromptStyle | None = None
-    instruction: str | None = None
+    instruction: Annotated[str, AfterValidator(_refuse_broken_text)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
 
 

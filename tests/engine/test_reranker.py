@@ -164,3 +164,13 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_demo_is_the_model_inside_the_package() -> None:
     ranked = Reranker(DEMO).rank("What do bees eat?", ["Rooks move straight.", "Bees eat nectar."])
     assert [document.index for document in ranked] == [1, 0]
+
+
+def test_one_text_in_place_of_a_list_is_refused(reranker: Reranker) -> None:
+    with pytest.raises(InputError, match="give a list of texts"):
+        reranker.rank("a query", "a document")
+
+
+def test_a_broken_instruction_is_refused_by_name(reranker: Reranker) -> None:
+    with pytest.raises(InputError, match="instruction"):
+        reranker.score([("a query", "a document")], instruction="\ud800")

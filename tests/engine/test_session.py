@@ -99,6 +99,23 @@ def test_a_cpu_never_stands_in_for_a_gpu(model_folder: Path) -> None:
         open_session(model_folder, PreparedModel.load(model_folder), device="cuda")
 
 
+@pytest.mark.parametrize("precision", ["fp32", "w8a8", "int8", "int4", "dynamic-int8"])
+def test_a_precision_without_kernels_is_refused_on_a_gpu(
+    model_folder: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    model = replace(PreparedModel.load(model_folder), precision=precision)
+    with pytest.raises(ModelError, match=f"'{precision}', which .* on the device cuda; .* bf16"):
+        open_session(model_folder, model, device="cuda")
+
+
+def test_a_precision_without_kernels_is_refused_on_a_cpu(model_folder: Path) -> None:
+    model = replace(PreparedModel.load(model_folder), precision="bf16")
+    with pytest.raises(ModelError, match="'bf16', which .* on the device cpu; .* w8a8"):
+        open_session(model_folder, model)
+
+
 @pytest.mark.parametrize(
     ("cpuinfo", "expected"),
     [

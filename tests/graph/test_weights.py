@@ -39,7 +39,7 @@ def test_rows_are_read_alone(tmp_path: Path, values: np.ndarray) -> None:
 
 
 def test_blocks_make_up_the_whole(tmp_path: Path) -> None:
-    table = np.arange(3_000 * 4_096, dtype=np.float16).reshape(3_000, 4_096)
+    table = (np.arange(3_000 * 4_096) % 2_048).astype(np.float16).reshape(3_000, 4_096)
     blocks = list(Checkpoint(save(tmp_path, {"a": table})).blocks("a"))
     assert len(blocks) == 2
     np.testing.assert_array_equal(np.concatenate(blocks), table.astype(np.float32))
@@ -53,6 +53,16 @@ def test_names_are_known_without_the_prefix(tmp_path: Path, values: np.ndarray) 
 def test_a_quantized_tensor_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.safetensors: a is stored as I8; give the"):
         Checkpoint(save(tmp_path, {"a": np.zeros((2, 2), np.int8)}))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_weight_that_is_no_number_is_refused(
+    tmp_path: Path, values: np.ndarray, bad: float
+) -> None:
+    values[2, 3] = bad
+    checkpoint = Checkpoint(save(tmp_path, {"a": values}))
+    with pytest.raises(ModelError, match=r"model\.safetensors: a holds NaN or infinity"):
+        checkpoint.read("a")
 
 
 def test_a_truncated_file_names_the_tensor_that_it_cuts(tmp_path: Path, values: np.ndarray) -> None:

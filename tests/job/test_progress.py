@@ -82,3 +82,11 @@ def test_the_clusters_start_up_is_not_in_the_rate() -> None:
     counts = Counts(pairs_in=50, pairs_out=50, tokens=5000)
     progress.add(Receipt(unit=0, outcome="committed", counts=counts, seconds_score=2.0))
     assert progress.standing.pairs_per_second == 25.0
+
+
+def test_the_last_line_stands_once() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream, total_units=1, done_units=0, total_pairs=10, clock=Clock())
+    progress.add(receipt(10))
+    progress.close()
+    assert len(stream.getvalue().splitlines()) == 1

@@ -1,9 +1,12 @@
 """The job as a cluster's user runs it: `ray start --head`, then `ray job submit`."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -37,14 +40,27 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     token = tmp_path_factory.mktemp("auth") / "token"
     token.write_text("0123456789abcdef" * 4)
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    started = ray_command(
-        *("start", "--head", "--num-cpus=2", f"--port={PORT}", "--node-ip-address=127.0.0.1"),
-        *("--dashboard-host=127.0.0.1", f"--dashboard-port={DASHBOARD_PORT}"),
-        **variables,
+    command = [RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={PORT}"]
+    command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
+    # Not `ray stop`, which would end every Ray process of this machine, other people's too.
+    started = subprocess.Popen(
+        [*command, f"--dashboard-port={DASHBOARD_PORT}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(**variables),
+        start_new_session=True,
     )
-    assert started.returncode == 0, started.stdout + started.stderr
+    deadline = time.monotonic() + 120
+    while ray_command("job", "list", f"--address={DASHBOARD}", **variables).returncode != 0:
+        assert started.poll() is None
+        assert time.monotonic() < deadline
     yield variables
-    ray_command("stop", "--force", **variables)
+    started.terminate()
+    try:
+        started.wait(timeout=60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
 
 
 def submit(head: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:

@@ -1,12 +1,18 @@
+import json
 import pickle
+from dataclasses import asdict
 
+import pyarrow as pa
 import pytest
 
 from shardrank.config import load_config
+from shardrank.engine.model import file_sha256
 from shardrank.errors import ConfigError
 from shardrank.job.cluster import require_devices
 from shardrank.job.opening import open_job
-from tables import row, write_nested
+from shardrank.job.worker import Scorer, read, write
+from shardrank.testing import fake_model
+from tables import row, write_nested, write_pairs
 
 
 def test_a_workers_orders_are_equal_after_a_journey(tmp_path) -> None:
@@ -26,3 +32,56 @@ def test_a_gpu_that_this_machine_lacks_is_an_error_and_not_a_wait() -> None:
     with pytest.raises(ConfigError, match="Ray finds 0 GPUs"):
         require_devices(config, nodes, is_own=True)
     require_devices(config, nodes, is_own=False)
+
+
+def scored(folders, *settings: str):
+    """The stages of one job, driven one after the other, as Ray would."""
+    job = open_job(load_config(None, folders.settings(*settings)))
+    return job, job.spec(threads=1)
+
+
+def one_row(unit) -> pa.Table:
+    return pa.table({"unit": [json.dumps(asdict(unit))]})
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])
+def test_a_model_exchanged_while_the_job_runs_scores_nothing(folders, tmp_path, name) -> None:
+    """A job is bound to the hashes it was planned with, not to what lies there now."""
+    write_nested(folders.input / "a.parquet", [row(1)])
+    fake_model(tmp_path / "model")
+    job, spec = scored(folders, f"model.path={tmp_path}/model")
+    file = tmp_path / "model" / name
+    file.write_bytes(file.read_bytes() + b"\n")
+    description = json.loads((tmp_path / "model" / "reranker.json").read_text())
+    description["files"][name] = file_sha256(file)
+    (tmp_path / "model" / "reranker.json").write_text(json.dumps(description))
+    parcel = read(one_row(job.plan.units[0]), spec)
+    receipt = json.loads(write(Scorer(spec)(parcel), spec)["receipt"][0].as_py())
+    assert receipt["code"] == "ModelError"
+    assert "exchanged while the job ran" in receipt["message"]
+    assert not list(folders.output.glob("*.parquet"))
+
+
+def test_a_unit_passes_all_stages_without_ray(folders, tmp_path) -> None:
+    write_nested(folders.input / "a.parquet", [row(1), row(2)])
+    fake_model(tmp_path / "model")
+    job, spec = scored(folders, f"model.path={tmp_path}/model")
+    parcel = read(one_row(job.plan.units[0]), spec)
+    receipt = json.loads(write(Scorer(spec)(parcel), spec)["receipt"][0].as_py())
+    assert (receipt["outcome"], receipt["counts"]["pairs_out"]) == ("committed", 8)
+    assert folders.problems() == ()
+
+
+@pytest.mark.parametrize("layout", ["nested", "pairs"])
+@pytest.mark.parametrize("setting", ["output.top_k=2", "output.min_score=0.5"])
+def test_what_a_job_cut_is_no_problem_to_verify(folders, tmp_path, layout, setting) -> None:
+    writes = write_nested if layout == "nested" else write_pairs
+    writes(folders.input / "a.parquet", [row(number, 6) for number in range(3)])
+    fake_model(tmp_path / "model")
+    job, spec = scored(folders, f"model.path={tmp_path}/model", setting, f"input.layout={layout}")
+    for unit in job.plan.units:
+        receipt = json.loads(
+            write(Scorer(spec)(read(one_row(unit), spec)), spec)["receipt"][0].as_py()
+        )
+        assert receipt["outcome"] == "committed"
+    assert folders.problems() == ()

@@ -19,7 +19,11 @@ DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bf
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a checkpoint, and how it is stored."""
+    """The sizes of a checkpoint, and how it is stored.
+
+    untrained: weights as transformers initialises them, normal with 0.02 and norms of ones. Else
+        they are larger, so that the attention picks some tokens and passes over others.
+    """
 
     num_layers: int = 2
     hidden: int = 64
@@ -32,6 +36,7 @@ class Shape:
     dtype: str = "float32"
     shards: int = 1
     rope_theta: float = 1e6
+    untrained: bool = False
 
     def config(self) -> dict[str, Any]:
         """config.json as on the model's card."""
@@ -126,9 +131,13 @@ def _tensors(
 
     def matrix(rows: int, columns: int, scale: float = 1.0) -> np.ndarray:
         values = random.standard_normal((rows, columns), dtype=np.float32)
+        if shape.untrained:
+            return values * np.float32(0.02)
         return values * np.float32(scale / np.sqrt(columns))
 
     def norm(size: int, mean: float = 1.0) -> np.ndarray:
+        if shape.untrained:
+            return np.ones(size, np.float32)
         return (mean + 0.2 * random.standard_normal(size)).astype(np.float32)
 
     query, key_value = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Verdict = Literal["pass", "warn", "fail", "skip"]
 
@@ -13,15 +13,24 @@ _WORST_FIRST: tuple[Verdict, ...] = ("fail", "warn", "pass")
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """name: of the check; detail: one line with the figures it rests on."""
+    """name: of the check; detail: one line with the figures it rests on.
+
+    figures: the same for programs, finite numbers by name.
+    """
 
     name: str
     verdict: Verdict
     detail: str
+    figures: Mapping[str, float] = field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, Any]:
         """The fields by name, ready for JSON."""
-        return asdict(self)
+        return {
+            "name": self.name,
+            "verdict": self.verdict,
+            "detail": self.detail,
+            "figures": dict(self.figures),
+        }
 
 
 def worst_verdict(results: Sequence[CheckResult]) -> Verdict:

@@ -62,6 +62,7 @@ def score_pairs(
     query_index = np.array([queries[query] for query in asked], np.int64)
     refuse_broken_text([query for query, _ in queries], "query")
     refuse_broken_text([pair.document for pair in pairs], "document")
+    refuse_broken_text([text for _, text in queries if text is not None], "instruction")
     built = reranker.prompts.build_many(
         [query for query, _ in queries],
         [pair.document for pair in pairs],

@@ -132,6 +132,10 @@ class PromptBuilder:
         instruction: str = DEFAULT_INSTRUCTION,
         max_tokens: int = 8192,
     ) -> None:
+        try:
+            instruction.encode()
+        except UnicodeEncodeError:
+            raise ConfigError("the instruction is not valid Unicode text; give another") from None
         self.style = style
         self.instruction = instruction
         self.max_tokens = max_tokens

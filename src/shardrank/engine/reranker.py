@@ -103,6 +103,7 @@ class Reranker:
         documents = [document for _, document in given]
         refuse_broken_text([query for query, _ in given], "query")
         refuse_broken_text(documents, "document")
+        refuse_broken_text([instruction or ""], "instruction")
         queries = list(dict.fromkeys(query for query, _ in given))
         place = {query: number for number, query in enumerate(queries)}
         query_index = np.array([place[query] for query, _ in given], np.int64)
@@ -125,8 +126,11 @@ class Reranker:
 
         Raises as `score` does.
         """
+        if isinstance(documents, str):
+            raise InputError("documents is one text; give a list of texts.")
         refuse_broken_text([query], "query")
         refuse_broken_text(documents, "document")
+        refuse_broken_text([instruction or ""], "instruction")
         prompts = self.prompts.build(query, documents, instruction)
         values = self._finite_log_odds(prompts)
         scores = sigmoid(values)

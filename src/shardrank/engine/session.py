@@ -22,6 +22,11 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _INPUT_NAMES = {"input_ids", "attention_mask"}
 _OUTPUT_NAME = "logits"
 
+# Precisions that a device has no kernels for. On CUDA, GroupQueryAttention takes fp16 and bf16,
+# and integer products with scales found at run time stay on the CPU, with copies both ways.
+_WITHOUT_KERNELS = {"cpu": ("bf16",), "cuda": ("fp32", "w8a8", "int8", "int4", "dynamic-int8")}
+_BEST_PRECISION = {"cpu": "w8a8", "cuda": "bf16"}
+
 # What decides which kernel ONNX Runtime takes, best first: the flag in cpuinfo, and our name.
 _INSTRUCTION_SETS = (
     ("amx_int8", "amx_int8"),
@@ -99,7 +104,8 @@ def open_session(
         where nothing else runs on the machine.
 
     Raises ModelError if the graph cannot be loaded, needs a newer onnxruntime, is of another
-    layout, or if the device is not there: a CPU never stands in for a GPU unasked.
+    layout, or if the device is not there or has no kernels for the precision: a CPU never stands in
+    for a GPU unasked.
     """
     path = folder / GRAPH_NAME
     if model.layout != "padded":
@@ -114,6 +120,7 @@ def open_session(
             f'`pip install -U "onnxruntime>={model.min_onnxruntime}"`.'
         )
     provider = _provider(device)
+    _refuse_precision(folder, model.precision, device)
     try:
         session = onnxruntime.InferenceSession(
             str(path), _options(threads or num_cores(), allow_spinning), providers=[provider]
@@ -193,6 +200,14 @@ def _provider(device: Device) -> tuple[str, dict[str, Any]]:
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()
     return _PROVIDERS["cuda"], {"arena_extend_strategy": "kSameAsRequested"}
+
+
+def _refuse_precision(folder: Path, precision: str, device: Device) -> None:
+    if precision in _WITHOUT_KERNELS[device]:
+        raise ModelError(
+            f"{folder} has the precision {precision!r}, which onnxruntime cannot run on the device "
+            f"{device}; prepare the model with --precision {_BEST_PRECISION[device]}."
+        )
 
 
 def _refuse_other_graph(session: onnxruntime.InferenceSession, path: Path) -> None:

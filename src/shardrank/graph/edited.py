@@ -28,7 +28,10 @@ class EditedGraph:
         self._own = list(self.proto.node)
         self._front: list[onnx.NodeProto] = []
         self._back: list[onnx.NodeProto] = []
-        self._names = {name for node in nodes_of(self.proto) for name in (*node.input, *node.output)}
+        self._weights: list[onnx.TensorProto] = []
+        self._names = {
+            name for node in nodes_of(self.proto) for name in (*node.input, *node.output)
+        }
         self._names |= self._initializers.keys()
 
     @property
@@ -75,6 +78,17 @@ class EditedGraph:
                 if name == old:
                     node.input[place] = new
 
+    def free_name(self, name: str) -> str:
+        """Rename a value of the export everywhere, and return its new name."""
+        node = self.producer(name)
+        if node is None:
+            return name
+        new = self._unique(name)
+        node.output[list(node.output).index(name)] = new
+        self.rename_uses(name, new)
+        self._producers[new] = self._producers.pop(name)
+        return new
+
     def node(
         self,
         operator: str,
@@ -116,7 +130,7 @@ class EditedGraph:
         """Add an initializer."""
         name = self._unique(name)
         # Mapped values are copied, so that the new tensor owns its own.
-        self._add(numpy_helper.from_array(np.array(values, order="C"), name))
+        self._weights.append(numpy_helper.from_array(np.array(values, order="C"), name))
         return name
 
     def drop_input(self, name: str) -> None:
@@ -134,23 +148,19 @@ class EditedGraph:
             if needed.intersection(node.output):
                 kept.append(node)
                 needed |= _reads(node)
-        weights = [tensor for tensor in self._initializers.values() if tensor.name in needed]
-        inputs = self.inputs
-        for field, values in (
-            ("node", reversed(kept)),
-            ("initializer", weights),
-            ("input", inputs),
-            ("output", outputs),
-        ):
-            copies = [_copy(value) for value in values]
+        inputs = [_copy(value) for value in self.inputs]
+        kept = [_copy(node) for node in reversed(kept)]
+        for field, values in (("node", kept), ("input", inputs), ("output", outputs)):
             self.proto.ClearField(field)
-            getattr(self.proto, field).extend(copies)
+            getattr(self.proto, field).extend(values)
+        self.proto.initializer.extend(self._weights)
+        # In place, since a copy of all weights would double the memory.
+        for place in reversed(range(len(self.proto.initializer))):
+            if self.proto.initializer[place].name not in needed:
+                del self.proto.initializer[place]
         # Shapes that an exporter noted down hold no longer.
         self.proto.ClearField("value_info")
         self.proto.ClearField("quantization_annotation")
-
-    def _add(self, tensor: onnx.TensorProto) -> None:
-        self._initializers[tensor.name] = tensor
 
     def _unique(self, name: str) -> str:
         while name in self._names:

@@ -1,4 +1,4 @@
-"""Somebody else's ONNX export, opened without trusting it: its graph, and tensors where they lie."""
+"""Somebody else's ONNX export, opened without trusting it, its tensors read where they lie."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
@@ -18,6 +18,10 @@ from shardrank.errors import ModelError
 from shardrank.graph.writer import MICROSOFT
 
 _DOMAINS = ("", "ai.onnx", MICROSOFT)
+# Two values a byte.
+_PACKED = (
+    onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1,
+)  # fmt: skip
 # The first in which Squeeze and ReduceSum take their axes as inputs, as the mending writes them.
 _OLDEST_OPSET = 13
 
@@ -51,6 +55,7 @@ class Export:
         self._stored: dict[str, Stored] = {}
         _refuse_foreign_operators(self.model, path)
         _refuse_old_opset(self.model, path)
+        _refuse_disorder(self.model.graph, path)
         for tensor in self.model.graph.initializer:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 self._locate(tensor)
@@ -154,6 +159,19 @@ def _refuse_old_opset(model: onnx.ModelProto, path: Path) -> None:
             )
 
 
+def _refuse_disorder(graph: onnx.GraphProto, path: Path) -> None:
+    """A value that is read before it is made could go in a circle, and so would a walk back."""
+    to_come = {name for node in graph.node for name in node.output if name}
+    for node in graph.node:
+        early = to_come.intersection(node.input)
+        if early:
+            raise ModelError(
+                f"{path}: node {node.name!r} reads {min(early)} before it is made, so this is no "
+                f"valid ONNX graph; export again."
+            )
+        to_come.difference_update(node.output)
+
+
 def _inner_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Tensors that are not initializers of the graph: of nodes, inner graphs and functions."""
     nodes = [*nodes_of(model.graph), *(node for f in model.functions for node in f.node)]
@@ -189,13 +207,8 @@ def _roots(folder: Path) -> list[Path]:
 
 
 def _num_bytes(tensor: onnx.TensorProto) -> int:
-    count = math.prod(tensor.dims)
-    # Types of 4 and of 2 bits are packed.
-    bits = {
-        onnx.TensorProto.INT4: 4,
-        onnx.TensorProto.UINT4: 4,
-        onnx.TensorProto.FLOAT4E2M1: 4,
-    }.get(tensor.data_type)
-    if bits is not None:
-        return -(-count * bits // 8)
-    return count * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    count: int = math.prod(tensor.dims)
+    if tensor.data_type in _PACKED:
+        return (count + 1) // 2
+    dtype: np.dtype[Any] = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return count * dtype.itemsize

@@ -1,15 +1,12 @@
-"""From a checkpoint folder to a prepared model, whole or not at all."""
+"""From a checkpoint or an ONNX export to a prepared model, whole or not at all."""
 
 from __future__ import annotations
 
 import secrets
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
-
-import tokenizers
 
 from shardrank.config import PromptStyle
 from shardrank.engine.model import (
@@ -20,15 +17,23 @@ from shardrank.engine.model import (
     file_sha256,
 )
 from shardrank.engine.prompt import DEFAULT_INSTRUCTION
-from shardrank.engine.tokenizer import Tokenizer
 from shardrank.errors import ModelError
-from shardrank.graph.architecture import Architecture, parse_architecture
-from shardrank.graph.linear import Float32Linear
+from shardrank.graph.adapt import AS_IS, adapt, find_export
+from shardrank.graph.answers import find_answer_ids
+from shardrank.graph.architecture import parse_architecture
+from shardrank.graph.precision import (
+    PRECISIONS,
+    activation_type,
+    choose_block_size,
+    is_batch_dependent,
+    make_linear,
+)
 from shardrank.graph.qwen3 import Qwen3Graph
 from shardrank.graph.weights import Checkpoint
 from shardrank.graph.writer import GraphWriter
 
-PRECISIONS = ("fp32",)
+# The fastest on a CPU, and a score depends on nothing but its own prompt.
+DEFAULT_PRECISION = "w8a8"
 LAYOUTS = ("padded",)
 
 # What the model card recommends; the model itself would take more.
@@ -38,20 +43,12 @@ _MAX_SINGLE_FILE_BYTES = 100_000_000
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerIds:
-    """Ids of the two answers, and of what fills a batch."""
-
-    yes: int
-    no: int
-    pad: int
-
-
 def prepare(
     source: Path,
     output: Path,
     *,
-    precision: str = "fp32",
+    precision: str | None = None,
+    block_size: int | None = None,
     layout: str = "padded",
     prompt_style: PromptStyle = "transformers",
     max_tokens: int | None = None,
@@ -59,46 +56,34 @@ def prepare(
 ) -> PreparedModel:
     """Make a prepared model in `output`, which must be empty or not there yet.
 
-    source: a checkpoint folder with config.json, *.safetensors and tokenizer.json.
+    source: a checkpoint folder with config.json, *.safetensors and tokenizer.json, or an ONNX
+        export (graph.adapt): an .onnx file, or a folder with one.
+    precision: None for "w8a8" of a checkpoint and "as-is" of an export, whose weights are kept.
+    block_size: inputs that share a scale in int8 and int4; None for 32. Above 32 a prompt's logits
+        move with its neighbours in the batch, and reranker.json says so.
     max_tokens: the longest prompt; None for 8192, or less where the model takes less.
     progress: is told in a few words what is done next.
 
-    Everything is written beside `output` and renamed at the end. Raises ModelError if the
-    checkpoint cannot be honoured to the letter, or the output cannot be written.
+    Everything is written beside `output` and renamed at the end. Raises ModelError if the source
+    cannot be honoured to the letter, or the output cannot be written.
     """
-    _refuse_unknown("precision", precision, PRECISIONS)
+    export = find_export(source)
+    available = PRECISIONS if export is None else (AS_IS,)
+    chosen = precision or (DEFAULT_PRECISION if export is None else AS_IS)
+    _refuse_unknown("precision", chosen, available)
+    block_size = choose_block_size(chosen, block_size)
     _refuse_unknown("layout", layout, LAYOUTS)
     _refuse_unknown("prompt style", prompt_style, get_args(PromptStyle))
     _refuse_used_folder(output)
     tell = progress or _silent
-    tell("reading the checkpoint")
-    checkpoint = Checkpoint(source)
-    architecture = parse_architecture(checkpoint.config)
-    answers = find_answer_ids(source / TOKENIZER_NAME, architecture.vocabulary_size)
-    limit = choose_max_tokens(max_tokens, architecture.max_positions)
     temporary = output.parent / f".{output.name}.{secrets.token_hex(4)}.tmp"
     try:
-        temporary.mkdir(parents=True)
-        tell(f"writing the graph and {architecture.num_parameters:,} weights")
-        _write_graph(temporary, checkpoint, architecture, answers, limit)
-        shutil.copyfile(source / TOKENIZER_NAME, temporary / TOKENIZER_NAME)
-        tell("hashing the files")
-        model = PreparedModel(
-            source={
-                "name": source.resolve().name,
-                "files": _hashes(source, [*checkpoint.files, TOKENIZER_NAME]),
-            },
-            files=_hashes(temporary, [GRAPH_NAME, WEIGHTS_NAME, TOKENIZER_NAME]),
-            architecture=architecture.as_dict(),
-            precision=precision,
-            layout=layout,
-            yes_id=answers.yes,
-            no_id=answers.no,
-            pad_id=answers.pad,
-            prompt_style=prompt_style,
-            instruction=DEFAULT_INSTRUCTION,
-            max_tokens=limit,
-        )
+        if export is None:
+            model = _prepare_checkpoint(
+                source, temporary, chosen, block_size, prompt_style, max_tokens, tell
+            )
+        else:
+            model = _prepare_export(export, temporary, prompt_style, max_tokens, tell)
         model.save(temporary)
         temporary.replace(output)
     except OSError as error:
@@ -111,64 +96,102 @@ def prepare(
     return model
 
 
-def find_answer_ids(path: Path, vocabulary_size: int) -> AnswerIds:
-    """Ids of yes, no and the padding token in a tokenizer.json.
+def _prepare_checkpoint(
+    source: Path,
+    folder: Path,
+    precision: str,
+    block_size: int | None,
+    prompt_style: PromptStyle,
+    max_tokens: int | None,
+    tell: Progress,
+) -> PreparedModel:
+    tell("reading the checkpoint")
+    checkpoint = Checkpoint(source)
+    architecture = parse_architecture(checkpoint.config)
+    answers = find_answer_ids(source / TOKENIZER_NAME, architecture.vocabulary_size)
+    limit = choose_max_tokens(max_tokens, architecture.max_positions)
+    folder.mkdir(parents=True)
+    tell(f"writing the graph and {architecture.num_parameters:,} weights")
+    # A protobuf file ends at 2 GB, and a large one is read slowly.
+    external = architecture.num_parameters * 4 > _MAX_SINGLE_FILE_BYTES
+    with GraphWriter(folder, external=external) as writer:
+        Qwen3Graph(
+            writer=writer,
+            checkpoint=checkpoint,
+            architecture=architecture,
+            linear=make_linear(precision, block_size, writer, checkpoint),
+            dtype=activation_type(precision),
+            yes_id=answers.yes,
+            no_id=answers.no,
+            max_tokens=limit,
+        ).build()
+    shutil.copyfile(source / TOKENIZER_NAME, folder / TOKENIZER_NAME)
+    tell("hashing the files")
+    return PreparedModel(
+        source={
+            "name": source.resolve().name,
+            "files": _hashes(source, [*checkpoint.files, TOKENIZER_NAME]),
+        },
+        files=_hashes(folder, [GRAPH_NAME, WEIGHTS_NAME, TOKENIZER_NAME]),
+        architecture=architecture.as_dict(),
+        precision=precision,
+        layout=LAYOUTS[0],
+        yes_id=answers.yes,
+        no_id=answers.no,
+        pad_id=answers.pad,
+        prompt_style=prompt_style,
+        instruction=DEFAULT_INSTRUCTION,
+        max_tokens=limit,
+        batch_dependent=is_batch_dependent(precision, block_size),
+    )
 
-    vocabulary_size: rows of the model's embedding. Raises ModelError if the file is missing or is
-    no tokenizer of a Qwen3 reranker, or if it can give an id that the embedding does not have.
-    """
-    if not path.is_file():
-        raise ModelError(f"{path.parent} holds no {path.name}; give a complete checkpoint.")
-    # Refuses a tokenizer that lacks a token of the prompts' template.
-    largest_id = Tokenizer.load(path.parent).largest_id
-    vocabulary = tokenizers.Tokenizer.from_file(str(path))
-    ids: list[int] = []
-    for token in ("yes", "no", "<|endoftext|>"):
-        id = vocabulary.token_to_id(token)
-        if id is None:
-            raise ModelError(
-                f"{path} has no token {token!r}, which a Qwen3 reranker needs; take the "
-                f"tokenizer.json of the same checkpoint."
-            )
-        ids.append(id)
-    if largest_id >= vocabulary_size:
-        raise ModelError(
-            f"{path} gives ids up to {largest_id} and config.json has vocab_size = "
-            f"{vocabulary_size}; take the tokenizer.json of the same checkpoint."
-        )
-    return AnswerIds(*ids)
+
+def _prepare_export(
+    path: Path,
+    folder: Path,
+    prompt_style: PromptStyle,
+    max_tokens: int | None,
+    tell: Progress,
+) -> PreparedModel:
+    folder.mkdir(parents=True)
+    tell(f"mending {path.name} and running it beside the original")
+    adapted = adapt(path, folder)
+    origin = adapted.origin
+    limit = choose_max_tokens(max_tokens, origin.max_positions, "the export has positions")
+    tell("hashing the files")
+    return PreparedModel(
+        source={
+            "name": path.name,
+            "files": {file.name: file_sha256(file) for file in adapted.source},
+        },
+        files=_hashes(folder, [GRAPH_NAME, WEIGHTS_NAME, TOKENIZER_NAME]),
+        architecture=origin.architecture,
+        precision=origin.precision,
+        layout=LAYOUTS[0],
+        yes_id=adapted.answers.yes,
+        no_id=adapted.answers.no,
+        pad_id=adapted.answers.pad,
+        prompt_style=prompt_style,
+        instruction=DEFAULT_INSTRUCTION,
+        max_tokens=limit,
+        batch_dependent=origin.batch_dependent,
+    )
 
 
-def choose_max_tokens(asked: int | None, max_positions: int) -> int:
+def choose_max_tokens(
+    asked: int | None,
+    max_positions: int,
+    said_by: str = "config.json has max_position_embeddings",
+) -> int:
     """The longest prompt: as asked, else what the card recommends and the model takes."""
     if asked is None:
         return min(_DEFAULT_MAX_TOKENS, max_positions)
     if not 1 <= asked <= max_positions:
         raise ModelError(
-            f"max_tokens = {asked} was asked for and config.json has max_position_embeddings = "
-            f"{max_positions}; choose a number from 1 to {max_positions}."
+            f"max_tokens = {asked} was asked for and {said_by} = {max_positions}; choose a number "
+            f"from 1 to {max_positions}."
         )
     return asked
-
-
-def _write_graph(
-    folder: Path,
-    checkpoint: Checkpoint,
-    architecture: Architecture,
-    answers: AnswerIds,
-    max_tokens: int,
-) -> None:
-    num_bytes = architecture.num_parameters * 4
-    with GraphWriter(folder, external=num_bytes > _MAX_SINGLE_FILE_BYTES) as writer:
-        Qwen3Graph(
-            writer=writer,
-            checkpoint=checkpoint,
-            architecture=architecture,
-            linear=Float32Linear(writer, checkpoint),
-            yes_id=answers.yes,
-            no_id=answers.no,
-            max_tokens=max_tokens,
-        ).build()
 
 
 def _hashes(folder: Path, names: list[str]) -> dict[str, str]:

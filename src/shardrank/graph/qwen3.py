@@ -7,14 +7,16 @@ an RMS norm on every query and key head, rotary positions, SwiGLU.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from onnx import helper
 
 from shardrank.errors import ModelError
 from shardrank.graph.architecture import Architecture
-from shardrank.graph.linear import Float32Linear
+from shardrank.graph.linear import Linear
 from shardrank.graph.padded import INPUTS, AlignedRows, align_rows
-from shardrank.graph.weights import Checkpoint
+from shardrank.graph.weights import Checkpoint, cast_weights
 from shardrank.graph.writer import MICROSOFT, GraphWriter
 from shardrank.types import Float32Array
 
@@ -26,6 +28,7 @@ _HEAD = "lm_head.weight"
 class Qwen3Graph:
     """Writes the graph of one checkpoint, weights included.
 
+    linear, dtype: the matrix products, and the type of what flows between them.
     yes_id, no_id: the two rows of the head that are kept, in this order.
     max_tokens: the longest row that the graph takes.
 
@@ -36,7 +39,8 @@ class Qwen3Graph:
     writer: GraphWriter
     checkpoint: Checkpoint
     architecture: Architecture
-    linear: Float32Linear
+    linear: Linear
+    dtype: np.dtype[Any]
     yes_id: int
     no_id: int
     max_tokens: int
@@ -65,6 +69,9 @@ class Qwen3Graph:
             moved = self._mlp(normed, f"{prefix}.mlp")
             following = "norm" if is_last else f"layers.{layer + 1}.input_layernorm"
             normed, residual = self._add_norm(residual, moved, following)
+        # Two columns cost nothing, and logits close to each other stay apart in float32.
+        if self.dtype != np.float32:
+            normed = self._cast(normed, np.dtype(np.float32), "norm.float32")
         self.writer.node("MatMul", [normed, head], "logits")
         self.writer.save(INPUTS, "logits", ("batch", 2))
 
@@ -84,21 +91,35 @@ class Qwen3Graph:
         return self.writer.constant("head", np.ascontiguousarray(rows.T))
 
     def _embed(self, rows: AlignedRows) -> str:
+        """Rows of the table, which keeps its own type where that is the exact one.
+
+        For 0.6B in bfloat16 that saves 0.3 GB of file and of memory against float32, and only the
+        rows that are used are cast.
+        """
         shape = self.architecture
+        is_narrow = self.dtype != np.float32
+        dtype = self.dtype if is_narrow else self.checkpoint.dtype(_EMBEDDING)
         table = self.writer.weight(
             _EMBEDDING,
             (shape.vocabulary_size, shape.hidden_size),
-            self.checkpoint.blocks(_EMBEDDING),
+            (
+                cast_weights(block, dtype, _EMBEDDING)
+                for block in self.checkpoint.blocks(_EMBEDDING)
+            ),
+            dtype=dtype,
         )
-        return self.writer.node("Gather", [table, rows.ids], "embed_tokens")
+        if dtype == self.dtype:
+            return self.writer.node("Gather", [table, rows.ids], "embed_tokens")
+        stored = self.writer.node("Gather", [table, rows.ids], "embed_tokens.stored")
+        return self._cast(stored, self.dtype, "embed_tokens")
 
     def _rotary_tables(self) -> None:
         shape = self.architecture
         # The attention sees an even number of columns (padded.align_rows).
         num_positions = self.max_tokens + self.max_tokens % 2
         cosines, sines = rotary_tables(num_positions, shape.head_size, shape.rope_theta)
-        self.writer.constant("rotary.cosines", cosines)
-        self.writer.constant("rotary.sines", sines)
+        self.writer.constant("rotary.cosines", cosines.astype(self.dtype))
+        self.writer.constant("rotary.sines", sines.astype(self.dtype))
 
     def _attention(self, values: str, name: str, rows: AlignedRows) -> str:
         shape = self.architecture
@@ -122,16 +143,29 @@ class Qwen3Graph:
 
     def _mlp(self, values: str, name: str) -> str:
         gate, up = self.linear.apply(values, [f"{name}.gate_proj", f"{name}.up_proj"])
-        # With alpha 1 this is SiLU, in one pass.
-        gate = self.writer.node(
-            "QuickGelu", [gate], f"{name}.activated", domain=MICROSOFT, alpha=1.0
-        )
+        gate = self._silu(gate, name)
         product = self.writer.node("Mul", [gate, up], f"{name}.product")
         (moved,) = self.linear.apply(product, [f"{name}.down_proj"])
         return moved
 
+    def _silu(self, values: str, name: str) -> str:
+        if self.dtype == np.float32:
+            # With alpha 1 this is SiLU, in one pass.
+            return self.writer.node(
+                "QuickGelu", [values], f"{name}.activated", domain=MICROSOFT, alpha=1.0
+            )
+        # CUDA has QuickGelu for fewer types than Sigmoid.
+        odds = self.writer.node("Sigmoid", [values], f"{name}.sigmoid")
+        return self.writer.node("Mul", [values, odds], f"{name}.activated")
+
+    def _cast(self, values: str, dtype: np.dtype[Any], name: str) -> str:
+        return self.writer.node("Cast", [values], name, to=helper.np_dtype_to_tensor_dtype(dtype))
+
     def _norm_weight(self, name: str) -> str:
-        return self.writer.constant(f"{name}.weight", self.checkpoint.read(f"{name}.weight"))
+        values = self.checkpoint.read(f"{name}.weight")
+        return self.writer.constant(
+            f"{name}.weight", cast_weights(values, self.dtype, f"{name}.weight")
+        )
 
     def _norm(self, values: str, name: str) -> str:
         return self.writer.node(
@@ -143,7 +177,7 @@ class Qwen3Graph:
         )
 
     def _head_norm(self, values: str, name: str, num_heads: int) -> str:
-        """Normalise each head apart: float32 [batch, width, heads x size], before and after."""
+        """Normalise each head apart: [batch, width, heads x size], before and after."""
         size = self.architecture.head_size
         apart = self.writer.constant(f"{name}.apart", np.array([0, 0, num_heads, size], np.int64))
         whole = self.writer.constant(f"{name}.whole", np.array([0, 0, num_heads * size], np.int64))

@@ -17,6 +17,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
 from shardrank.errors import ModelError
 from shardrank.types import Float32Array
@@ -100,6 +101,10 @@ class Checkpoint:
         """The shape of a tensor."""
         return self._find(name).shape
 
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """The type that a tensor is stored in."""
+        return self._find(name).dtype
+
     def read(self, name: str) -> Float32Array:
         """A whole tensor as float32 [*shape]."""
         stored = self._find(name)
@@ -166,7 +171,30 @@ class Checkpoint:
             raise ModelError(f"{stored.path}: {name} cannot be read: {error}.") from error
         if len(values) != stop - start:
             raise ModelError(f"{stored.path} ends within {name}; download the file again.")
-        return values.astype(np.float32)
+        values = values.astype(np.float32, copy=False)
+        if not np.isfinite(values).all():
+            raise ModelError(
+                f"{stored.path}: {name} holds NaN or infinity, which every score would become; "
+                f"download the file again, or train the checkpoint again."
+            )
+        return values
+
+
+def cast_weights(values: Float32Array, dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+    """The values in another floating-point type.
+
+    Raises ModelError naming the tensor where a value is too large for it, as in float16.
+    """
+    if dtype == np.float32:
+        return values
+    with np.errstate(over="ignore"):
+        cast = values.astype(dtype)
+    if not np.isfinite(cast).all():
+        raise ModelError(
+            f"{name} holds values up to {np.abs(values).max():.3g}, too large for {dtype}; prepare "
+            f"the model with --precision bf16."
+        )
+    return cast
 
 
 def read_json(path: Path) -> dict[str, Any]:

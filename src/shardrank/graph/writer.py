@@ -122,5 +122,6 @@ class GraphWriter:
         offset = -(-self._data.tell() // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
         self._data.write(bytes(offset - self._data.tell()))
         for block in blocks:
-            self._data.write(np.ascontiguousarray(block).data)
+            # As bytes: Python knows no buffers of bfloat16.
+            self._data.write(np.ascontiguousarray(block).view(np.uint8).data)
         return offset

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
 from shardrank.config import Config
 from shardrank.errors import ConfigError, ShardrankError
@@ -51,7 +52,7 @@ def connected(address: str | None) -> Iterator[bool]:
         return
     try:
         is_own = _initialise(address)
-    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
+    except Exception as error:  # Ray raises bare ones when its processes start too slowly
         where = f"the Ray cluster at {address}" if address else "the running Ray cluster"
         raise ShardrankError(
             f"cannot connect to {where}: {error}; see that it runs (`ray status`) and, if it asks "
@@ -121,17 +122,30 @@ def _initialise(address: str | None) -> bool:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    wanted = address or os.environ.get("RAY_ADDRESS")
+    wanted = address or os.environ.get("RAY_ADDRESS") or _started_here() or LOCAL
+    if wanted == LOCAL:
+        options["include_dashboard"] = False
     with _stderr_held_back():
-        if wanted != LOCAL:
-            try:
-                ray.init(address=wanted or "auto", **options)
-                return False
-            except ConnectionError:
-                if wanted:
-                    raise
-        ray.init(address=LOCAL, include_dashboard=False, **options)
-    return True
+        ray.init(address=wanted, **options)
+    return wanted == LOCAL
+
+
+def _started_here() -> str | None:
+    """The cluster that `ray start` made on this machine, if it still answers.
+
+    Not Ray's own "auto", which takes any cluster that it finds among the processes: another
+    job's private one, which ends with that job.
+    """
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    if not note.is_file():
+        return None
+    found = note.read_text().strip()
+    host, _, port = found.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2.0).close()
+    except (OSError, ValueError):
+        return None
+    return found
 
 
 @contextmanager

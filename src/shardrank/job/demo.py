@@ -12,13 +12,15 @@ import pyarrow.parquet as pq
 
 from shardrank.config import load_config
 from shardrank.engine.reranker import DEMO
+from shardrank.job.cluster import LOCAL
 from shardrank.job.rerank import rerank
 from shardrank.measures.ndcg import ndcg
+from shardrank.store.filesystem import absolute
 
 DEFAULT_OUTPUT = "shardrank-demo"
 UNIT_PAIRS = 100
 CUTOFF = 10
-SHOWN_QUERY = "tea-q1"
+SHOWN_QUERY = "databases-q2"
 
 
 def run_demo(
@@ -28,7 +30,7 @@ def run_demo(
 
     output: a folder; None for a new one in the working directory. Returns the folder.
     """
-    folder = Path(output) if output is not None else _unused(Path(DEFAULT_OUTPUT))
+    folder = Path(absolute(output)) if output is not None else _unused(Path(DEFAULT_OUTPUT))
     candidates = resources.files("shardrank") / "demo" / "candidates"
     config = load_config(
         None,
@@ -37,6 +39,8 @@ def run_demo(
             f"output.path={folder}",
             f"model.path={DEMO}",
             f"units.pairs={UNIT_PAIRS}",
+            # The first thing that a stranger runs must not land in a colleague's cluster.
+            f"cluster.address={LOCAL}",
         ],
     )
     echo("reranking 60 queries x 20 passages in six languages with the built-in model")

@@ -9,7 +9,7 @@ import numpy as np
 
 from shardrank.config import Config
 from shardrank.engine.model import PreparedModel
-from shardrank.errors import ShardError
+from shardrank.errors import EXIT_DONE, EXIT_REJECTED, ShardError
 from shardrank.job.model_folder import local_folder
 from shardrank.job.opening import prompt_builder
 from shardrank.job.worker import tokenize
@@ -32,6 +32,7 @@ class Estimate:
     tokens_per_pair, truncated_share, rejected_share: of the sampled pairs; None without any.
     tokens: pairs x tokens_per_pair.
     exclusive: False where the output cannot create files exclusively (two jobs at once: unsafe).
+    exit_code: what the job would end with if the rest is like the sample: 0 or 6.
     """
 
     shards: int
@@ -47,6 +48,7 @@ class Estimate:
     rejected_share: float | None
     tokens: int | None
     exclusive: bool
+    exit_code: int
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -77,6 +79,11 @@ def estimate(config: Config) -> Estimate:
         num_pairs += rows.num_pairs
         num_rejected += rows.num_pairs - len(scored)
         num_truncated += int(prompts.truncated.sum())
+    limits = config.errors
+    num_broken = sum(footer.fault is not None for footer in footers)
+    is_refused = num_broken > limits.max_failed_shards or (
+        num_rejected > limits.max_rejected_fraction * num_pairs
+    )
     tokens = np.concatenate([np.zeros(0, np.int64), *lengths])
     known = [unit.num_pairs for unit in units if unit.num_pairs is not None]
     pairs = sum(known) if len(known) == len(units) else None
@@ -95,6 +102,7 @@ def estimate(config: Config) -> Estimate:
         rejected_share=num_rejected / num_pairs if num_pairs else None,
         tokens=round(pairs * mean) if pairs is not None and mean is not None else None,
         exclusive=output.exclusive,
+        exit_code=EXIT_REJECTED if is_refused else EXIT_DONE,
     )
 
 
@@ -108,13 +116,12 @@ def render_estimate(found: Estimate) -> str:
     """A few lines for people."""
     lines = [
         f"input     {found.shards:,} shards, {found.bytes / 1e6:,.1f} MB, {found.rows:,} rows",
-        f"pairs     {_or_unknown(found.pairs, ',')} at most, in {found.units:,} units",
+        f"pairs     {_at_most(found.pairs)}, in {found.units:,} units",
     ]
     if found.tokens_per_pair is not None:
-        total = _or_unknown(found.tokens, ",")
         lines.append(
-            f"tokens    {total} (mean {found.tokens_per_pair:,.1f} a pair, longest "
-            f"{found.longest_tokens:,}, from {found.sampled_pairs:,} sampled pairs)"
+            f"tokens    {_at_most(found.tokens)} (mean {found.tokens_per_pair:,.1f} a pair, "
+            f"longest {found.longest_tokens:,}, from {found.sampled_pairs:,} sampled pairs)"
         )
     if found.truncated_share:
         lines.append(f"cut       {found.truncated_share:.1%} of the documents are too long")
@@ -123,6 +130,8 @@ def render_estimate(found: Estimate) -> str:
     if not found.exclusive:
         lines.append("output    no exclusive create here: do not run two jobs on it at once")
     lines += [f"broken    {message}" for message in found.unreadable_shards[:5]]
+    if found.exit_code:
+        lines.append(f"as set, this job would end with exit code {found.exit_code}")
     return "\n".join(lines)
 
 
@@ -137,5 +146,5 @@ def _head(unit: Unit) -> Unit:
     )
 
 
-def _or_unknown(value: int | None, form: str) -> str:
-    return "an unknown number of" if value is None else format(value, form)
+def _at_most(value: int | None) -> str:
+    return "unknown, since a footer cannot be read" if value is None else f"at most {value:,}"

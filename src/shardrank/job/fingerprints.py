@@ -6,8 +6,10 @@ import hashlib
 import json
 from typing import Any
 
+from shardrank import __version__
 from shardrank.config import Config
 from shardrank.engine.model import PreparedModel
+from shardrank.engine.reranker import DEFAULT_MAX_BATCH_TOKENS
 
 
 def score_fields(config: Config, model: PreparedModel) -> dict[str, Any]:
@@ -27,7 +29,10 @@ def score_fields(config: Config, model: PreparedModel) -> dict[str, Any]:
         "prompt.max_tokens": prompt.max_tokens or model.max_tokens,
     }
     if model.batch_dependent:
-        fields["scoring.max_batch_tokens"] = config.scoring.max_batch_tokens
+        fields["scoring.max_batch_tokens"] = (
+            config.scoring.max_batch_tokens or DEFAULT_MAX_BATCH_TOKENS
+        )
+        fields["shardrank version"] = __version__
     return fields
 
 

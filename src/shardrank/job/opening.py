@@ -11,7 +11,7 @@ from shardrank.engine.prompt import PromptBuilder
 from shardrank.engine.tokenizer import Tokenizer
 from shardrank.errors import ConfigError
 from shardrank.job.fingerprints import output_fields, score_fields
-from shardrank.job.model_folder import local_folder
+from shardrank.job.model_folder import local_folder, model_location
 from shardrank.job.spec import JobSpec
 from shardrank.store.columns import check_columns, check_split_queries
 from shardrank.store.filesystem import Storage
@@ -52,7 +52,8 @@ class Job:
             max_bytes=config.errors.max_bytes,
             fail_on_bad_row=config.errors.on_bad_row == "fail",
             fingerprints=self.plan.fingerprints,
-            model_path=config.model.path,
+            model_path=model_location(config.model.path),
+            model_files=tuple(sorted(self.model.files.items())),
             cache_folder=config.model.cache_folder,
             style=prompt.style or self.model.prompt_style,
             instruction=(

@@ -91,6 +91,7 @@ class Progress:
         self._counts = Counts()
         self._recent: deque[tuple[float, int, int]] = deque()
         self._last_line_at = float("-inf")
+        self._last_line = ""
         self._rewrites = stream.isatty()
 
     def add(self, receipt: Receipt) -> None:
@@ -126,14 +127,15 @@ class Progress:
 
     def close(self) -> None:
         """Leave the last line standing."""
-        self._show(self._clock())
+        if render(self.standing) != self._last_line:
+            self._show(self._clock())
         if self._rewrites:
             self._stream.write("\n")
             self._stream.flush()
 
     def _show(self, now: float) -> None:
         self._last_line_at = now
-        line = render(self.standing)
+        self._last_line = line = render(self.standing)
         self._stream.write(f"\r\x1b[2K{line}" if self._rewrites else f"{line}\n")
         self._stream.flush()
 

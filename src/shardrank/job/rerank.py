@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, TextIO
 
 import ray
@@ -23,11 +19,12 @@ from shardrank.errors import (
     OutputMismatchError,
 )
 from shardrank.job.cluster import connected, require_devices, shape_of
-from shardrank.job.limits import require_few_failed, require_few_rejected
+from shardrank.job.limits import require_few_rejected
 from shardrank.job.opening import Job, open_job
 from shardrank.job.pipeline import run_units
 from shardrank.job.progress import duration
 from shardrank.job.report import write_report
+from shardrank.job.stopping import stops_on_sigterm
 from shardrank.job.watch import Watch
 from shardrank.store.commits import committed
 from shardrank.store.writer import read_footers_of, read_tombstones, write_success
@@ -74,8 +71,10 @@ def rerank(
     error: BaseException | None = None
     try:
         if len(before) < len(job.plan.units):
-            with connected(config.cluster.address) as is_own, _stops_on_sigterm():
+            with connected(config.cluster.address) as is_own, stops_on_sigterm():
                 require_devices(config, ray.nodes(), is_own=is_own)
+                if not is_own:
+                    say(f"on the running Ray cluster {ray.get_runtime_context().gcs_address}")
                 _run(job, config, watch)
         result = _finish(job, config, watch, time.monotonic() - started)
     except BaseException as caught:
@@ -105,7 +104,7 @@ def _run(job: Job, config: Config, watch: Watch) -> None:
                 _raise_if_hopeless(receipt)
         except (RayError, ExecutionTimeoutError) as error:
             # The store says what was done; the next pass, or the next job, does the rest.
-            watch.lose(type(error).__name__, str(error).strip().splitlines()[-1])
+            watch.lose(type(error).__name__, (str(error).strip().splitlines() or [""])[-1])
 
 
 def _raise_if_hopeless(receipt: Receipt) -> None:
@@ -123,10 +122,9 @@ def _finish(job: Job, config: Config, watch: Watch, seconds: float) -> JobResult
     if num_missing:
         raise IncompleteError(watch.explain_missing(num_missing))
     footers = read_footers_of(job.output, job.plan, sorted(done.data))
-    tombstones = read_tombstones(job.output) if done.tombstones else []
+    tombstones = read_tombstones(job.output, done.tombstones)
     counts = Counts.total(Counts(**footer["counts"]) for footer in footers)
-    require_few_failed(tombstones, config.errors.max_failed_shards)
-    require_few_rejected(counts, config.errors.max_rejected_fraction, job.output)
+    require_few_rejected(counts, tombstones, config.errors, job.output)
     write_success(job.output, job.plan, footers, tombstones)
     return JobResult(
         output=job.output.display(),
@@ -153,32 +151,12 @@ def summary(result: JobResult) -> list[str]:
     if counts.pairs_truncated:
         lines.append(f"      {counts.pairs_truncated:,} documents cut to fit into max_tokens")
     if result.num_failed_shards:
-        lines.append(f"      {result.num_failed_shards:,} shards could not be read")
+        lines.append(f"      shards that could not be read: {result.num_failed_shards:,}")
     if result.num_units_done:
         lines.append(
-            f"      {result.pairs_per_second:,.1f} pairs/s, {duration(result.seconds)} in all, "
-            f"{result.num_units_done:,} of {result.num_units:,} units by this run"
+            f"      {result.pairs_per_second:,.1f} pairs/s once it ran, {duration(result.seconds)} "
+            f"with start-up, {result.num_units_done:,} of {result.num_units:,} units by this run"
         )
     else:
         lines.append("      nothing was left to do: every unit was committed before")
     return lines
-
-
-@contextmanager
-def _stops_on_sigterm() -> Iterator[None]:
-    """SIGTERM is how clusters say goodbye: leave in order, resumable, with exit code 3.
-
-    Set after Ray's own handler, which would exit with another code. Only the main thread may.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise IncompleteError("terminated; the same command again goes on from the last committed unit")

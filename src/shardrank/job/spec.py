@@ -15,7 +15,8 @@ from shardrank.types import Layout
 class JobSpec:
     """One job, seen from a worker.
 
-    model_path: as configured; each node fetches its own copy where it is a URL.
+    model_path: each node fetches its own copy where it is a URL.
+    model_files: (name, sha256) of the files that the plan is bound to; any other are refused.
     style, instruction, max_tokens: resolved, the model's own where the job set none.
     """
 
@@ -30,6 +31,7 @@ class JobSpec:
     fail_on_bad_row: bool
     fingerprints: Fingerprints
     model_path: str
+    model_files: tuple[tuple[str, str], ...]
     cache_folder: str | None
     style: PromptStyle
     instruction: str

@@ -44,7 +44,7 @@ def look(output: Storage, plan: Plan) -> Status:
     """Read where a job stands: one listing, and the footers of what is committed."""
     done = committed(output, plan)
     footers = read_footers_of(output, plan, sorted(done.data))
-    tombstones = read_tombstones(output) if done.tombstones else []
+    tombstones = read_tombstones(output, done.tombstones)
     pending = [unit.num_pairs for unit in plan.units if unit.number not in done.done]
     known = [pairs for pairs in pending if pairs is not None]
     return Status(
@@ -72,11 +72,15 @@ def watch_status(path: str, *, follow: bool) -> Iterator[Status]:
             f"{output.display()} holds no shardrank job (_shardrank/job.json is missing); give "
             "the output folder of `shardrank rerank`"
         )
+    last: Status | None = None
     while True:
         status = look(output, plan)
-        yield status
-        if not follow or not status.pending:
+        if status != last:
+            yield status
+        # Without pending units the driver still accounts for all of them: one look more.
+        if not follow or status.finished or (not status.pending and status == last):
             return
+        last = status
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
@@ -87,7 +91,12 @@ def render_status(status: Status) -> str:
     pending = f"{status.pending:,} pending"
     if status.pending and status.pending_pairs is not None:
         pending += f" (about {status.pending_pairs:,} pairs)"
-    state = "finished" if status.finished else "not finished"
+    if status.finished:
+        state = "finished"
+    elif status.pending:
+        state = "not finished; the same command again goes on"
+    else:
+        state = "all units done, but not accepted; the same command again says why"
     done = f"{status.done:,} done, {pending}, {status.failed:,} failed"
     lines = [
         f"{status.output}: {state}, {share:.0%}",

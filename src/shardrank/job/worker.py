@@ -16,13 +16,13 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 
-from shardrank.engine.model import PreparedModel
+from shardrank.engine.model import TOKENIZER_NAME, PreparedModel, file_sha256
 from shardrank.engine.prompt import PromptBuilder, QueryTooLongError
 from shardrank.engine.ranking import log_odds
 from shardrank.engine.reranker import Reranker
 from shardrank.engine.tokenizer import Tokenizer
-from shardrank.errors import BadRowError, ShardError, ShardrankError
-from shardrank.job.model_folder import local_folder
+from shardrank.errors import BadRowError, ModelError, ShardError, ShardrankError
+from shardrank.job.model_folder import local_folder, verified_folder
 from shardrank.job.parcel import Fault, Parcel, unit_from_dict
 from shardrank.job.spec import JobSpec
 from shardrank.store.output import build_output
@@ -83,9 +83,9 @@ class Scorer:
 
 
 def _reranker(spec: JobSpec) -> Reranker:
-    folder = local_folder(spec.model_path, spec.cache_folder)
-    # The plan is bound to the hashes in reranker.json; files exchanged behind it must not score.
-    PreparedModel.load(folder).verify(folder)
+    folder = verified_folder(spec.model_path, spec.cache_folder)
+    if PreparedModel.load(folder).files != dict(spec.model_files):
+        raise _exchanged(spec)
     return Reranker(
         folder,
         device=spec.device,
@@ -220,5 +220,15 @@ def _fault(error: Exception) -> Fault:
 def _prompt_builder(spec: JobSpec) -> PromptBuilder:
     """Kept by the worker process: reading a large tokenizer takes longer than a small unit."""
     folder = local_folder(spec.model_path, spec.cache_folder)
+    planned = dict(spec.model_files)
+    if file_sha256(folder / TOKENIZER_NAME) != planned[TOKENIZER_NAME]:
+        raise _exchanged(spec)
     tokenizer = Tokenizer.load(folder)
     return PromptBuilder(tokenizer, spec.style, spec.instruction, spec.max_tokens)
+
+
+def _exchanged(spec: JobSpec) -> ModelError:
+    return ModelError(
+        f"{spec.model_path} is not the model that this job was planned with: its files were "
+        "exchanged while the job ran; put them back, or choose another output.path"
+    )

@@ -1,0 +1,69 @@
+"""W8A8: matrix products of 8-bit weights and 8-bit activations with a scale for every token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardrank.graph.quantize import LARGEST_INT8, SMALLEST_SCALE, quantize_rows
+from shardrank.graph.weights import Checkpoint
+from shardrank.graph.writer import MICROSOFT, GraphWriter
+
+_ZERO_POINT = 128
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLinear:
+    """Weights as int8 with a scale for every output, activations as uint8 with one for every token.
+
+    A token's scale is a function of that token alone and integers add up exactly in any order, so
+    a product never depends on the other rows. Dynamic quantization with one scale for the whole
+    batch, which model_quantized.onnx has, moves scores by up to 0.5 of their standard deviation.
+
+    Values are scaled by the token first, so that QuantizeLinear and MatMulIntegerToFloat see a
+    scale of 1: neither takes a scale for each row.
+    """
+
+    writer: GraphWriter
+    checkpoint: Checkpoint
+
+    def __post_init__(self) -> None:
+        """Write what all products share."""
+        self.writer.constant("token.levels", np.array(LARGEST_INT8, np.float32))
+        self.writer.constant("token.smallest_scale", np.array(SMALLEST_SCALE, np.float32))
+        self.writer.constant("token.one", np.array(1, np.float32))
+        self.writer.constant("token.zero_point", np.array(_ZERO_POINT, np.uint8))
+        self.writer.constant("token.axis", np.array([-1], np.int64))
+
+    def apply(self, values: str, names: Sequence[str]) -> list[str]:
+        """Quantize the values, float32 [..., inputs], once, and multiply them by each weight."""
+        integers, scales = self._quantize(values)
+        return [self._multiply(integers, scales, name) for name in names]
+
+    def _quantize(self, values: str) -> tuple[str, str]:
+        """uint8 [..., inputs], and the tokens' scales as float32 [..., 1]."""
+        node = self.writer.node
+        absolute = node("Abs", [values], f"{values}.absolute")
+        largest = node("ReduceMax", [absolute, "token.axis"], f"{values}.largest", keepdims=1)
+        divided = node("Div", [largest, "token.levels"], f"{values}.divided")
+        scales = node("Max", [divided, "token.smallest_scale"], f"{values}.scales")
+        scaled = node("Div", [values, scales], f"{values}.scaled")
+        integers = node(
+            "QuantizeLinear", [scaled, "token.one", "token.zero_point"], f"{values}.integers"
+        )
+        return integers, scales
+
+    def _multiply(self, integers: str, scales: str, name: str) -> str:
+        outputs, inputs = self.checkpoint.shape(f"{name}.weight")
+        rows, weight_scales = quantize_rows(self.checkpoint.read(f"{name}.weight"))
+        weight = self.writer.weight(f"{name}.weight", (inputs, outputs), [rows.T], dtype=np.int8)
+        product = self.writer.node(
+            "MatMulIntegerToFloat",
+            [integers, weight, "token.one",
+             self.writer.constant(f"{name}.scales", weight_scales), "token.zero_point"],
+            f"{name}.product",
+            domain=MICROSOFT,
+        )  # fmt: skip
+        return self.writer.node("Mul", [product, scales], name)

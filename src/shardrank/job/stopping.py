@@ -1,0 +1,42 @@
+"""SIGTERM is how clusters and schedulers say goodbye: leave in order, resumable, exit code 3."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from shardrank.errors import IncompleteError
+
+
+class _Terminated(BaseException):
+    """Not an Exception, so that no library on the way takes it for one of its own failures."""
+
+
+@contextmanager
+def stops_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into IncompleteError for as long as this lasts.
+
+    May be nested: Ray sets a handler of its own when it connects, and the inner one replaces it.
+    Only the main thread may set handlers; elsewhere this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except _Terminated:
+        raise IncompleteError(
+            "terminated; the same command again goes on from the last committed unit"
+        ) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    # Once is enough: a second one must not interrupt the cleaning up after the first.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _Terminated
