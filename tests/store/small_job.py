@@ -18,7 +18,7 @@ from shardrank.store.commits import committed
 from shardrank.store.filesystem import Storage
 from shardrank.store.footers import read_footers
 from shardrank.store.output import Output, build_output
-from shardrank.store.plan import Plan, new_plan, open_plan
+from shardrank.store.plan import MIN_SCORE, TOP_K, Plan, new_plan, open_plan
 from shardrank.store.reader import read_unit
 from shardrank.store.unit_table import UnitTable
 from shardrank.store.units import cut_units, list_shards
@@ -147,7 +147,7 @@ def propose(
     check_columns(footers, layout, columns, output_columns)
     check_split_queries(footers, top_k, min_score)
     units = cut_units(footers, unit_pairs, layout)
-    shape = {"top_k": top_k, "min_score": min_score}
+    shape = {TOP_K: top_k, MIN_SCORE: min_score}
     return storage, new_plan({"model": model}, shape, layout, columns, output_columns, units)
 
 
@@ -159,7 +159,7 @@ def commit(storage: Storage, output: Storage, plan: Plan, unit: Unit, attempt: s
     except ShardError as error:
         return commit_tombstone(output, unit, plan.fingerprints, error.code, str(error)).outcome
     unit_table = UnitTable.from_ipc(unit_table.to_ipc())
-    result = outcome(unit_table, shape["top_k"], shape["min_score"])
+    result = outcome(unit_table, shape[TOP_K], shape[MIN_SCORE])
     about = Attempt(attempt, {"onnxruntime": "none"}, {"read": 0.1, "score": 0.2})
     return commit_unit(output, unit, plan.fingerprints, result, about).outcome
 
@@ -179,6 +179,5 @@ def do_job(input_path: str, output: Storage, **options: Any) -> Plan:
 def finish(output: Storage, plan: Plan) -> None:
     """Write _SUCCESS."""
     done = committed(output, plan)
-    write_success(
-        output, plan, read_footers_of(output, plan, sorted(done.data)), read_tombstones(output)
-    )
+    footers = read_footers_of(output, plan, sorted(done.data))
+    write_success(output, plan, footers, read_tombstones(output, done.tombstones))

@@ -146,6 +146,39 @@ def test_a_damaged_plan_is_named(output: Storage, content: bytes) -> None:
         load_plan(output)
 
 
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (["layout"], 7),
+        (["layout"], "other"),
+        (["created"], None),
+        (["score_fields"], []),
+        (["input_columns", "query"], 7),
+        (["shards"], {}),
+        (["shards", 0, 0], 5),
+        (["shards", 0, 0], "k=1/k=2/a.parquet"),
+        (["shards", 0, 1], "10"),
+        (["shards", 0, 2], 1),
+        (["shards", 0, 3], "5"),
+        (["shards", 0, 5, 0, 0], "x"),
+        (["shards", 0, 5, 0, 0], 2.0),
+        (["shards", 0, 5, 0, 0], None),
+        (["shards", 0, 5, 0, 0], 9),
+        (["shards", 0, 5, 0], [2]),
+    ],
+)
+def test_a_plan_of_wrong_types_is_damaged(output: Storage, keys: list[Any], value: Any) -> None:
+    open_plan(output, plan_of())
+    tree = json.loads(output.read_bytes(PLAN_NAME))
+    place = tree
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    output.replace(PLAN_NAME, json.dumps(tree).encode())
+    with pytest.raises(OutputError, match=r"job.json is damaged \([^\n]*$"):
+        load_plan(output)
+
+
 def test_an_edited_plan_is_damaged(output: Storage) -> None:
     open_plan(output, plan_of())
     tree = json.loads(output.read_bytes(PLAN_NAME))
@@ -204,7 +237,11 @@ def test_foreign_files_are_counted_and_warned_of(
     for name in ("copy.parquet", "_SUCCESS", ".x.tmp"):
         output.create_exclusive(name, b"")
     assert committed(output, plan).num_foreign == 1
-    assert "1 files" in caplog.text
+    assert "1 file in" in caplog.text
+    assert "will read it too" in caplog.text
+    output.create_exclusive("copy2.parquet", b"")
+    assert committed(output, plan).num_foreign == 2
+    assert "2 files in" in caplog.text
 
 
 def test_no_secret_and_no_path_of_this_machine_is_in_the_plan(tmp_path: Path) -> None:

@@ -216,3 +216,51 @@ def test_a_disk_that_fails_does_not_break_a_shard(
     monkeypatch.setattr(pq, "read_metadata", broken_disk)
     with pytest.raises(InputError, match="Input/output error"):
         read(storage, unit)
+
+
+def test_a_limit_of_any_size_is_a_limit(tmp_path: Path) -> None:
+    storage, unit = one_unit(tmp_path, nested(["a"]))
+    assert read_unit(storage, unit, "nested", InputColumns(), 10**20).texts == ["a"]
+
+
+@pytest.mark.parametrize("unit_pairs", [1, 10, 1000])
+def test_dictionaries_in_candidates_are_read_however_units_are_cut(
+    tmp_path: Path, unit_pairs: int
+) -> None:
+    struct = pa.struct([("doc_id", pa.string()), ("text", pa.dictionary(pa.int8(), pa.string()))])
+    plain = nested(*([f"text {i % 3}", f"text {i}"] for i in range(40)))
+    candidates = pa.array(plain["candidates"].to_pylist(), pa.list_(struct))
+    table = plain.set_column(2, "candidates", candidates)
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=7)
+    storage, units = plan_units(str(tmp_path), unit_pairs)
+    parts = [UnitTable.from_ipc(read(storage, unit).to_ipc()) for unit in units]
+    assert [text for part in parts for text in part.texts] == [
+        text for i in range(40) for text in (f"text {i % 3}", f"text {i}")
+    ]
+
+
+def test_views_are_read_as_what_they_show(tmp_path: Path) -> None:
+    struct = pa.struct([("word", pa.string_view())])
+    storage, unit = one_unit(
+        tmp_path,
+        nested(
+            ["a"],
+            query=pa.array(["what"], pa.string_view()),
+            data=pa.array([b"\xff"], pa.binary_view()),
+            words=pa.array([[{"word": "w"}]], pa.list_(struct)),
+        ),
+    )
+    unit_table = read(storage, unit)
+    assert unit_table.queries == ["what"]
+    assert unit_table.table["data"].to_pylist() == [b"\xff"]
+    assert unit_table.table["words"].to_pylist() == [[{"word": "w"}]]
+    assert "view" not in str(unit_table.table.schema)
+
+
+@pytest.mark.parametrize("list_of", [pa.list_, pa.large_list, pa.list_view])
+def test_lists_in_which_nothing_ever_was_are_read(tmp_path: Path, list_of: Any) -> None:
+    lists = pa.array([[], None, [None, None]], list_of(pa.null()))
+    storage, unit = one_unit(tmp_path, nested([], [], []).set_column(2, "candidates", lists))
+    unit_table = read(storage, unit)
+    assert (unit_table.num_rows, unit_table.num_pairs) == (3, 2)
+    assert [rejection.code for rejection in unit_table.rejections] == ["null_candidate"] * 2

@@ -40,7 +40,12 @@ def test_files_of_another_suffix_are_left_out_aloud(
 ) -> None:
     make(tmp_path, "a.parquet", "notes.txt", "data.csv", ".hidden")
     assert found(tmp_path) == ["a.parquet"]
-    assert "2 files" in caplog.text
+    assert "2 files of" in caplog.text
+    assert "are left out, since they do not end in" in caplog.text
+    (tmp_path / "data.csv").unlink()
+    found(tmp_path)
+    assert "1 file of" in caplog.text
+    assert "is left out, since it does not end in" in caplog.text
 
 
 def test_one_file_is_taken_whatever_its_name(tmp_path: Path) -> None:
@@ -74,6 +79,38 @@ def test_a_name_that_holds_wildcards_is_still_a_file(tmp_path: Path) -> None:
     assert found(tmp_path / "a[1].parquet") == ["a[1].parquet"]
 
 
+def test_a_folder_whose_name_holds_wildcards_is_still_a_folder(storage: Storage) -> None:
+    for path in ("in[1]/a[2].parquet", "in[1]/b.parquet", "in1/c.parquet", "in2/d.parquet"):
+        storage.create_exclusive(path, b"x")
+    assert found(f"{storage.url}/in[1]") == ["a[2].parquet", "b.parquet"]
+    assert found(f"{storage.url}/in[1]/b*") == ["b.parquet"]
+    assert found(f"{storage.url}/in[1]/a[2].parquet") == ["a[2].parquet"]
+    assert found(f"{storage.url}/in[2]") == ["in2/d.parquet"]
+
+
+def test_an_empty_folder_whose_name_holds_wildcards_is_not_taken_for_a_glob(tmp_path: Path) -> None:
+    make(tmp_path, "in1/a.parquet")
+    (tmp_path / "in[1]").mkdir()
+    with pytest.raises(InputError, match="no input at"):
+        found(tmp_path / "in[1]")
+
+
+@pytest.mark.parametrize("glob", ["[z-a].parquet", "x[b-a]*/*.parquet"])
+def test_a_glob_that_cannot_be_read_is_named(tmp_path: Path, glob: str) -> None:
+    make(tmp_path, "a.parquet")
+    with pytest.raises(InputError, match="cannot be read: bad character range"):
+        found(tmp_path / glob)
+
+
+@pytest.mark.parametrize("prefix", ["file://", "file:", "FILE://", "file://localhost", "local://"])
+def test_the_url_of_a_local_file_is_its_path(tmp_path: Path, prefix: str) -> None:
+    make(tmp_path, "data/a.parquet")
+    for path in ("data", "data/*.parquet", "data/a.parquet"):
+        assert found(f"{prefix}{tmp_path}/{path}") == ["a.parquet"]
+    with pytest.raises(InputError, match="lies inside the input"):
+        found(tmp_path / "data", Storage(f"{prefix}{tmp_path}/data/out"))
+
+
 def test_the_same_shards_are_found_on_every_store(storage: Storage) -> None:
     for path in ("b.parquet", "lang=en/a.parquet", "_SUCCESS"):
         storage.create_exclusive(path, b"x")
@@ -90,6 +127,12 @@ def test_partition_values_come_from_the_folders() -> None:
 def test_a_partition_column_that_comes_twice_is_refused() -> None:
     with pytest.raises(InputError, match="'lang' twice"):
         hive_values("lang=en/lang=zh/a.parquet")
+
+
+@pytest.mark.parametrize("path", ["k=%FF/a.parquet", "%FE=v/a.parquet", "k=%C3/a.parquet"])
+def test_partitions_that_are_not_text_are_refused_and_not_mixed(path: str) -> None:
+    with pytest.raises(InputError, match="escaped bytes that are not UTF-8"):
+        hive_values(path)
 
 
 @pytest.mark.parametrize("path", ["missing", "empty", "missing/*.parquet", "text"])

@@ -253,6 +253,28 @@ def test_secrets_of_a_url_are_not_shown() -> None:
     assert "secret" not in repr(Storage(url))
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://AKIA:abc/secret@bucket/x",
+        "s3://AKIA:secret/@bucket",
+        "s3://AKIA:a@b/secret@bucket/x",
+        "s3://AK@IA:a/secret@bucket/x",
+        "simplecache::s3://AKIA:abc/secret@bucket/x",
+        "https://secret@host/x",
+    ],
+)
+def test_a_secret_that_holds_a_slash_is_not_shown(url: str) -> None:
+    shown = redacted(f"cannot open {url} now")
+    assert "secret" not in shown
+    assert shown.endswith(" now")
+
+
+def test_a_url_without_a_secret_is_shown_whole() -> None:
+    for url in ("s3://bucket/a@b/x.parquet", "https://host:9000/x", "/data/a:b@c.parquet"):
+        assert redacted(url) == url
+
+
 def test_failures_of_the_store_keep_their_kind_through_pyarrow(
     s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

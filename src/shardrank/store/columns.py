@@ -34,7 +34,10 @@ def column_fault(
         fault = fault or _list_fault(fields, columns, place)
         if fault is not None:
             return fault
-        fields = list(schema.field(columns.candidates).type.value_type)
+        item = schema.field(columns.candidates).type.value_type
+        if pa.types.is_null(item):
+            return None
+        fields = list(item)
         place = f"column {columns.candidates!r} of shard {shard.path}"
     fault = fault or _id_fault(fields, "doc_id", columns, place)
     return fault or _text_fault(fields, "text", columns, place)
@@ -107,7 +110,8 @@ def _check_collisions(
     top = [*schema.names, *keys]
     if layout == "nested":
         struct = schema.field(columns.candidates).type.value_type
-        taken = {name: [field.name for field in struct] for name in PAIR_FIELDS}
+        inside = [field.name for field in struct] if pa.types.is_struct(struct) else []
+        taken = dict.fromkeys(PAIR_FIELDS, inside)
         taken |= dict.fromkeys(ROW_FIELDS, top)
     else:
         taken = dict.fromkeys(PAIR_FIELDS, top)
@@ -168,7 +172,11 @@ def _id_fault(
 def _list_fault(fields: Iterable[pa.Field], columns: InputColumns, place: str) -> ShardError | None:
     name = columns.candidates
     data_type, fault = _find(fields, "candidates", columns, place)
-    if fault is None and not (is_list(data_type) and pa.types.is_struct(data_type.value_type)):
+    # list<null> is what becomes of a shard all of whose lists are empty.
+    if fault is None and not (
+        is_list(data_type)
+        and (pa.types.is_struct(data_type.value_type) or pa.types.is_null(data_type.value_type))
+    ):
         wanted = f"a list of structs {{{columns.doc_id}, {columns.text}}}"
         return _wrong_type(place, "candidates", name, data_type, wanted)
     return fault

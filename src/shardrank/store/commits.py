@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from shardrank.store.filesystem import Storage
 from shardrank.store.plan import FOLDER, Plan
 from shardrank.store.units import output_name
-from shardrank.types import Unit
 
 logger = logging.getLogger(__name__)
 
@@ -47,17 +46,19 @@ def committed(storage: Storage, plan: Plan) -> Committed:
         elif not file.path.startswith((".", "_")):
             num_foreign += 1
     if num_foreign:
-        logger.warning(
-            "%d files in %s are no part of this job; whoever reads the folder will read them too",
-            num_foreign,
-            storage.display(),
+        foreign = (
+            "1 file in %s is no part of this job; whoever reads the folder will read it too"
+            if num_foreign == 1
+            else f"{num_foreign} files in %s are no part of this job; whoever reads the folder "
+            "will read them too"
         )
-    names = {tombstone_name(unit): unit.number for unit in plan.units}
+        logger.warning(foreign, storage.display())
+    names = {tombstone_name(unit.number): unit.number for unit in plan.units}
     failed = storage.list_files(FAILED_FOLDER, recursive=False)
     tombstones = {names[file.path] for file in failed if file.path in names}
     return Committed(frozenset(data), frozenset(tombstones - data), num_foreign)
 
 
-def tombstone_name(unit: Unit) -> str:
+def tombstone_name(number: int) -> str:
     """Where it is written that a unit cannot be read."""
-    return f"{FAILED_FOLDER}/{unit.id}.json"
+    return f"{FAILED_FOLDER}/{number:06d}.json"

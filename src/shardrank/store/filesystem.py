@@ -189,15 +189,18 @@ class Storage:
 
 def absolute(url: str) -> str:
     """A URL as it is, a local path (or file:// URL) as an absolute path."""
-    for prefix in ("file://", "local://"):
-        url = url.removeprefix(prefix)
+    url = re.sub(r"^(?:file|local):(?://(?:localhost(?=/))?|(?=/))", "", url, flags=re.IGNORECASE)
     if "://" in url or "::" in url:
         return url
     return os.path.abspath(os.path.expanduser(url))
 
 
 def redacted(text: str) -> str:
-    """Text without the user, password and query of the URLs in it."""
+    """Text without the user, password and query of the URLs in it.
+
+    A password may hold a slash: where a colon stands before an @, all up to the last @ goes.
+    """
+    text = re.sub(r"(://)\S*:\S*@", r"\1***@", text)
     text = re.sub(r"(://)[^/@\s]*@", r"\1***@", text)
     return re.sub(r"(https?://[^\s?]*)\?[^\s'\"]*", r"\1?***", text)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from shardrank.errors import InputError
 
 _MAGIC = re.compile(r"[*?\[]")
 
@@ -25,11 +28,28 @@ class Pattern:
         return Pattern(name, is_file=True)
 
     @staticmethod
-    def split(url: str) -> tuple[str, Pattern]:
-        """Divide a URL into a root without wildcards and the glob below it."""
+    def split(url: str, is_folder: Callable[[str], bool]) -> tuple[str, Pattern]:
+        """Divide a URL into a root and the glob below it.
+
+        is_folder: whether there is a folder at a URL that holds wildcards: then it is one, and the
+            glob begins below it.
+
+        Raises InputError for a glob that cannot be read.
+        """
         parts = url.rstrip("/").split("/")
-        plain = next((i for i, part in enumerate(parts) if _MAGIC.search(part)), len(parts))
-        return "/".join(parts[:plain]) or "/", Pattern("/".join(parts[plain:]))
+        plain = 0
+        while plain < len(parts) and (
+            not _MAGIC.search(parts[plain]) or is_folder("/".join(parts[: plain + 1]))
+        ):
+            plain += 1
+        glob = "/".join(parts[plain:])
+        try:
+            re.compile(_regex(glob))
+        except re.error as error:
+            raise InputError(
+                f"the glob {glob!r} cannot be read: {error.msg}; mend its [...]"
+            ) from error
+        return "/".join(parts[:plain]) or "/", Pattern(glob)
 
     @property
     def is_folder(self) -> bool:

@@ -15,18 +15,19 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
-from pydantic import ValidationError
-
 import shardrank
 from shardrank.config import InputColumns, OutputColumns
-from shardrank.errors import OutputError, OutputMismatchError
+from shardrank.errors import InputError, OutputError, OutputMismatchError
 from shardrank.store.filesystem import Storage
+from shardrank.store.stored_plan import StoredPlan, StoredShard, reason_of
 from shardrank.store.units import hive_values
 from shardrank.types import Layout, Shard, Unit
 
 FORMAT_VERSION = 1
 FOLDER = "_shardrank"
 PLAN_NAME = f"{FOLDER}/job.json"
+TOP_K = "output.top_k"
+MIN_SCORE = "output.min_score"
 _NUM_NAMED = 5
 
 
@@ -43,8 +44,8 @@ class Plan:
     """What a job does.
 
     score_fields: all that a score depends on, flat, name -> JSON value.
-    output_fields: all else that the output depends on; `top_k` and `min_score` among them, None
-        where nothing is cut.
+    output_fields: all else that the output depends on, by the name of its setting; TOP_K and
+        MIN_SCORE among them, None where nothing is cut.
     units: numbered from 0, in the order of the shards and of the rows in them.
     """
 
@@ -111,11 +112,11 @@ def load_plan(storage: Storage) -> Plan | None:
         tree = json.loads(content)
         version = tree["format_version"]
         if version == FORMAT_VERSION:
-            return _from_tree(tree)
-    except (ValueError, KeyError, TypeError, IndexError, ValidationError) as error:
+            return _from_stored(StoredPlan.model_validate_json(content, strict=True))
+    except (ValueError, KeyError, TypeError, IndexError, InputError) as error:
         raise OutputError(
-            f"{place} is damaged ({type(error).__name__}: {error}); the job can only be done again "
-            "in another output folder"
+            f"{place} is damaged ({reason_of(error)}); the job can only be done again in another "
+            "output folder"
         ) from error
     raise OutputError(
         f"{place} has format {version}, but shardrank {shardrank.__version__} knows format "
@@ -231,29 +232,31 @@ def _to_tree(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _from_tree(tree: dict[str, Any]) -> Plan:
+def _from_stored(stored: StoredPlan) -> Plan:
     plan = Plan(
-        created=tree["created"],
-        version=tree["version"],
-        score_fields=tree["score_fields"],
-        output_fields=tree["output_fields"],
-        layout=tree["layout"],
-        input_columns=InputColumns(**tree["input_columns"]),
-        output_columns=OutputColumns(**tree["output_columns"]),
-        units=tuple(_units(tree["shards"])),
+        created=stored.created,
+        version=stored.version,
+        score_fields=stored.score_fields,
+        output_fields=stored.output_fields,
+        layout=stored.layout,
+        input_columns=stored.input_columns,
+        output_columns=stored.output_columns,
+        units=tuple(_units(stored.shards)),
     )
-    found = Fingerprints(tree["score_fingerprint"], tree["output_fingerprint"])
+    found = Fingerprints(stored.score_fingerprint, stored.output_fingerprint)
     if found != plan.fingerprints:
         raise ValueError("its fingerprints are not those of its fields")
     return plan
 
 
-def _units(shards: list[Any]) -> Iterator[Unit]:
+def _units(shards: list[StoredShard]) -> Iterator[Unit]:
     number = 0
     for path, size, etag, num_rows, num_split_queries, cuts in shards:
         shard = Shard(path, size, etag, num_rows, hive_values(path), num_split_queries)
-        row = 0
+        row: int | None = 0
         for row_stop, num_pairs in cuts:
+            if row is None or (row_stop is not None and row_stop < row):
+                raise ValueError(f"the units of shard {path} do not follow each other")
             yield Unit(number, shard, row, row_stop, num_pairs)
             number, row = number + 1, row_stop
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import pyarrow.parquet as pq
 from shardrank.config import InputColumns
 from shardrank.errors import InputError, ShardError
 from shardrank.store.columns import column_fault
-from shardrank.store.faults import shard_fault
+from shardrank.store.faults import enough_memory, shard_fault
 from shardrank.store.filesystem import Storage
+from shardrank.store.plain_types import has_nested_dictionary, with_structs, without_views
 from shardrank.store.queries import read_query_runs
 from shardrank.store.unit_table import UnitTable
 from shardrank.types import Layout, Shard, Unit
@@ -35,12 +37,17 @@ def read_unit(
     """
     with shard_fault(storage, unit.shard) as caught:
         table, split_ids = _read(storage, unit, layout, columns)
-        unit_table = UnitTable.of(unit, layout, columns, max_bytes, table, split_ids)
     # Afterwards, so that a shard that was replaced meanwhile is found out, whatever came of it.
     _require_unchanged(storage, unit.shard)
     if caught.fault is not None:
         raise caught.fault
-    return unit_table
+    # Not within the edge above: what fails from here on is no reason to give the shard up.
+    with enough_memory(storage, unit.shard):
+        table = without_views(table)
+        if layout == "nested":
+            table = with_structs(table, columns)
+        table = _with_partition(table, unit.shard)
+        return UnitTable.of(unit, layout, columns, max_bytes, table, split_ids)
 
 
 def _require_unchanged(storage: Storage, shard: Shard) -> None:
@@ -74,9 +81,14 @@ def _read(
             split_ids = None
             if unit.shard.num_split_queries:
                 split_ids = read_query_runs(file, columns.query_id)[1]
-    for name, value in unit.shard.partition:
-        table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
+    table.validate()
     return table.replace_schema_metadata(None), split_ids
+
+
+def _with_partition(table: pa.Table, shard: Shard) -> pa.Table:
+    for name, value in shard.partition:
+        table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
+    return table
 
 
 def _row_groups(metadata: Any, start: int, stop: int) -> tuple[list[int], int, bool]:
@@ -114,17 +126,16 @@ def _read_rows(file: Any, unit: Unit, groups: list[int], start: int, stop: int) 
     batch_rows = max(1, _BATCH_PAIRS * num_rows // max(num_rows, unit.num_pairs or num_rows))
     batches = []
     row, num_bytes = 0, 0
-    if groups:
-        for batch in file.iter_batches(min(batch_rows, num_rows), groups, use_threads=False):
-            part = batch[max(0, start - row) : max(0, stop - row)]
-            row += len(batch)
-            if len(part):
-                num_bytes += part.nbytes
-                if num_bytes > MAX_UNIT_BYTES:
-                    raise _too_large(unit, unit.row_start + stop - start, num_bytes)
-                batches.append(part)
-            if row >= stop:
-                break
+    for batch in _iter_batches(file, min(batch_rows, num_rows), groups):
+        part = batch[max(0, start - row) : max(0, stop - row)]
+        row += len(batch)
+        if len(part):
+            num_bytes += part.nbytes
+            if num_bytes > MAX_UNIT_BYTES:
+                raise _too_large(unit, unit.row_start + stop - start, num_bytes)
+            batches.append(part)
+        if row >= stop:
+            break
     table = pa.Table.from_batches(batches, file.schema_arrow)
     if table.num_rows != stop - start:
         raise ShardError(
@@ -133,3 +144,10 @@ def _read_rows(file: Any, unit: Unit, groups: list[int], start: int, stop: int) 
             f"{unit.row_start + stop - start} were to be read, {table.num_rows} are there",
         )
     return table
+
+
+def _iter_batches(file: Any, batch_rows: int, groups: list[int]) -> Iterator[pa.RecordBatch]:
+    """All row groups in one go, for fewer and larger requests, where pyarrow can do that."""
+    one_by_one = has_nested_dictionary(file.schema_arrow)
+    for together in [[group] for group in groups] if one_by_one else [groups] if groups else []:
+        yield from file.iter_batches(batch_rows, together, use_threads=False)

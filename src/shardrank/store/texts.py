@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from shardrank.store.queries import as_bytes
 
+_MAX_INT64 = 2**63 - 1
 Problem = tuple[str, str]
 """A code for programs and a message for people."""
 
@@ -44,7 +45,8 @@ def check_texts(
         for index in _where(data.is_null()):
             problems[index] = (null_code, f"the {name} is null")
     lengths = pc.binary_length(data)
-    for index in _where(pc.fill_null(pc.greater(lengths, max_bytes), False)):
+    most = min(max_bytes, _MAX_INT64)
+    for index in _where(pc.fill_null(pc.greater(lengths, most), False)):
         problems[index] = (
             "too_many_bytes",
             f"the {name} has {lengths[index]} bytes, more than errors.max_bytes = {max_bytes}",

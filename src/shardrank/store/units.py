@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -30,6 +31,8 @@ _MIN_FILE_BYTES_PER_UNIT = 64
 def list_shards(path: str, output: Storage | None = None) -> tuple[Storage, list[Shard]]:
     """Find the shards of an input: a file, a folder with all below it, or a glob.
 
+    A file or folder that is there is meant, whatever wildcards its name holds.
+
     A file is taken whatever its name, a glob takes what it matches, and a folder takes what ends
     in .parquet, .parq or .pq; below the root, names that begin with `_` or `.` are left out.
 
@@ -49,12 +52,12 @@ def list_shards(path: str, output: Storage | None = None) -> tuple[Storage, list
             f"{', '.join(_SUFFIXES)} and do not begin with '_' or '.'"
         )
     if num_ignored and pattern.is_folder:
-        logger.warning(
-            "%d files of %s are left out, since they do not end in %s",
-            num_ignored,
-            storage.display(),
-            ", ".join(_SUFFIXES),
+        left_out = (
+            "1 file of %s is left out, since it does not end in %s"
+            if num_ignored == 1
+            else f"{num_ignored} files of %s are left out, since they do not end in %s"
         )
+        logger.warning(left_out, storage.display(), ", ".join(_SUFFIXES))
     if output is not None:
         _refuse_overlap(storage, pattern, shards, output)
     return storage, shards
@@ -63,12 +66,22 @@ def list_shards(path: str, output: Storage | None = None) -> tuple[Storage, list
 def hive_values(path: str) -> tuple[tuple[str, str | None], ...]:
     """The `key=value` folders of a relative path, in their order, as (column, value).
 
-    Raises InputError for a key that occurs twice.
+    Raises InputError for a key that occurs twice, and for escaped bytes that are not UTF-8: two
+    partitions would become one.
     """
     pairs = [part.split("=", 1) for part in path.split("/")[:-1] if "=" in part]
-    values = tuple(
-        (unquote(key), None if value == _HIVE_NULL else unquote(value)) for key, value in pairs
-    )
+    try:
+        values = tuple(
+            (
+                unquote(key, errors="strict"),
+                None if value == _HIVE_NULL else unquote(value, errors="strict"),
+            )
+            for key, value in pairs
+        )
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"a folder of {path} holds escaped bytes that are not UTF-8 ({error.reason}); rename it"
+        ) from error
     names = [name for name, _ in values]
     for name in names:
         if names.count(name) > 1:
@@ -119,9 +132,15 @@ def _find(url: str) -> tuple[Pattern, Storage, list[File]]:
         file = parent.stat(name)
         if file is not None:
             return Pattern.one(name), parent, [file]
-    root, pattern = Pattern.split(url)
+    root, pattern = Pattern.split(url, _is_folder)
     storage = Storage(root, "input")
     return pattern, storage, storage.list_files()
+
+
+def _is_folder(url: str) -> bool:
+    """True if a folder is there whose name holds wildcards."""
+    storage = Storage(url, "input")
+    return os.path.isdir(storage.url) if storage.is_local else bool(storage.list_files())
 
 
 def _is_shard(path: str, pattern: Pattern) -> bool:

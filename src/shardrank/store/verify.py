@@ -21,7 +21,8 @@ from shardrank.store.commits import FAILED_FOLDER, SUCCESS_NAME
 from shardrank.store.filesystem import Storage
 from shardrank.store.plan import Plan, load_plan
 from shardrank.store.units import list_shards, output_name
-from shardrank.store.verify_input import InputRows, UnreadableError
+from shardrank.store.verify_input import InputRows, UnreadableError, batches_of
+from shardrank.store.verify_tombstone import identity_of, tombstone_problems
 from shardrank.store.verify_unit import UnitFiles, check_unit
 from shardrank.types import Counts, Shard, Unit
 
@@ -153,6 +154,8 @@ def _check_shard(
         elif tombstone in tombstones:
             told = _load(output, tombstone, findings)
             findings.failed[unit.number] = f"{place}: {told.get('code')}: {told.get('message')}"
+            for problem in tombstone_problems(plan, unit, told, rows):
+                findings.report(f"{place}: {problem}")
         else:
             findings.missing.append(unit.number)
             findings.report(f"{place} is missing: it is not done yet")
@@ -180,27 +183,22 @@ def _check_file(
         with output.open_input(output_name(unit)) as source:
             file = pq.ParquetFile(source, page_checksum_verification=True)
             footer = json.loads(file.metadata.metadata[b"shardrank"])
-            after = file.read(use_threads=False)
+            groups = range(file.metadata.num_row_groups)
+            after = pa.Table.from_batches(batches_of(file, groups), file.schema_arrow)
         rejected = _read_rejected(output, footer["rejected"], report)
         counts = check_unit(plan, UnitFiles(unit, before, after, rejected, split_ids), report)
+        said = dict(footer["counts"])
+    except MemoryError:
+        raise
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         report(f"its data file cannot be read: {type(error).__name__}: {error}"[:300])
         return
-    expected = {
-        "unit": unit.number,
-        "shard": unit.shard.path,
-        "row_start": unit.row_start,
-        "row_stop": unit.row_stop,
-        "score_fingerprint": plan.fingerprints.score,
-        "output_fingerprint": plan.fingerprints.output,
-    }
-    for name, value in expected.items():
+    for name, value in identity_of(plan, unit).items():
         if footer.get(name) != value:
             report(f"its footer says {name} = {footer.get(name)!r}, not {value!r}")
     for name in _COUNTED:
-        if footer["counts"].get(name) != getattr(counts, name):
-            said = footer["counts"].get(name)
-            report(f"its footer says {name} = {said}, counted {getattr(counts, name)}")
+        if said.get(name) != getattr(counts, name):
+            report(f"its footer says {name} = {said.get(name)}, counted {getattr(counts, name)}")
     findings.counts.append(counts)
 
 
@@ -225,7 +223,7 @@ def _read_rejected(
 def _check_success(plan: Plan, output: Storage, files: set[str], findings: _Findings) -> None:
     success = _load(output, SUCCESS_NAME, findings)
     counts = Counts.total(findings.counts).as_dict()
-    said = success.get("counts", {})
+    said, files_said = success.get("counts"), success.get("files")
     expected = {
         "units": len(plan.units),
         "failed_units": sorted(findings.failed),
@@ -236,8 +234,8 @@ def _check_success(plan: Plan, output: Storage, files: set[str], findings: _Find
     }
     found = {
         **success,
-        "files": sorted(success.get("files", [])),
-        "counts": {name: said.get(name) for name in _COUNTED},
+        "files": sorted(map(str, files_said)) if isinstance(files_said, list) else files_said,
+        "counts": {name: said.get(name) for name in _COUNTED} if isinstance(said, dict) else said,
     }
     for name, value in expected.items():
         if found.get(name) != value:
@@ -247,6 +245,6 @@ def _check_success(plan: Plan, output: Storage, files: set[str], findings: _Find
 def _load(output: Storage, name: str, findings: _Findings) -> dict[str, Any]:
     try:
         return dict(json.loads(output.read_bytes(name)))
-    except ValueError as error:
-        findings.report(f"{name} is not JSON: {error}")
+    except (ValueError, TypeError) as error:
+        findings.report(f"{name} is not JSON, or no object: {error}")
         return {}

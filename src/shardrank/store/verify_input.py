@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -43,7 +43,17 @@ class InputRows:
 
     def num_rows(self) -> int:
         """What the shard's footer says. Raises UnreadableError."""
-        return int(self._guarded(lambda: self._open().metadata.num_rows))
+        return int(self._guarded(self._num_rows))
+
+    def is_unreadable(self, start: int, stop: int | None) -> bool:
+        """Try rows [start, stop), a few at a time; True if they cannot be read."""
+        try:
+            stop = self.num_rows() if stop is None else stop
+            for row in range(start, stop, _BATCH_ROWS):
+                self.read(row, min(row + _BATCH_ROWS, stop))
+        except UnreadableError:
+            return True
+        return False
 
     def read(self, start: int, stop: int) -> pa.Table:
         """Rows [start, stop), with the partition columns. Raises UnreadableError."""
@@ -60,7 +70,7 @@ class InputRows:
     def _guarded(self, read: Any) -> Any:
         try:
             return read()
-        except ShardrankError:
+        except (ShardrankError, MemoryError):
             raise
         except Exception as error:
             self._batches = None
@@ -89,6 +99,13 @@ class InputRows:
             parts.append(part)
         return pa.Table.from_batches(parts, self._open().schema_arrow)
 
+    def _num_rows(self) -> int:
+        metadata = self._open().metadata
+        held: int = sum(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+        if held != metadata.num_rows:
+            raise EOFError(f"its footer says {metadata.num_rows} rows, its row groups hold {held}")
+        return held
+
     def _seek(self, row: int) -> None:
         """Begin again at the row group that holds the row, and pass over the rows before it."""
         file = self._open()
@@ -98,8 +115,7 @@ class InputRows:
             if first + size > row:
                 break
             first, group = first + size, group + 1
-        groups = list(range(group, file.metadata.num_row_groups))
-        self._batches = iter(file.iter_batches(_BATCH_ROWS, groups, use_threads=False))
+        self._batches = batches_of(file, range(group, file.metadata.num_row_groups))
         self._waiting, self._row = None, first
         while self._row < row:
             batch = self._next()
@@ -124,6 +140,12 @@ class InputRows:
                     num_runs[value] += 1
                 last = value
         return (value for value, num in num_runs.items() if num > 1 and value is not None)
+
+
+def batches_of(file: Any, groups: Iterable[int]) -> Iterator[Any]:
+    """Row groups one by one: pyarrow 26 cannot read nested dictionaries across them."""
+    for group in groups:
+        yield from file.iter_batches(_BATCH_ROWS, [group], use_threads=False)
 
 
 def raw_values(ids: pa.Array) -> list[Any]:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shardrank.store.plan import Plan
+from shardrank.store.plan import MIN_SCORE, TOP_K, Plan
 from shardrank.store.verify_input import flat, raw_values
+from shardrank.store.verify_values import bare, numbered, same
 from shardrank.types import Counts, Unit
 
 Report = Callable[[str], None]
@@ -55,9 +56,7 @@ def _check_nested(plan: Plan, files: UnitFiles, report: Report) -> Counts:
         report(f"{len(kept)} rows should be there, {len(after)} are")
         return counts
     _check_columns(before, after, [ours.num_cut, ours.num_rejected], report)
-    for name in before.column_names:
-        if name != columns.candidates and name in after.column_names:
-            _check_same(before.column(name).take(kept), after.column(name), name, report)
+    _check_columns_same(before, after, kept, columns.candidates, report)
     out_sizes, out_items = flat(after.column(columns.candidates))
     out_fields = _fields(out_items)
     place = out_fields[ours.position].to_numpy(zero_copy_only=False)
@@ -76,11 +75,12 @@ def _check_nested(plan: Plan, files: UnitFiles, report: Report) -> Counts:
         report(f"{ours.num_rejected} is not the number of candidates in the rejected file")
     if not np.array_equal(out_sizes + num_rejected[kept] + cut, sizes[kept]):
         report("candidates out, rejected and cut are not those that went in")
-    for name, values in _fields(items).items():
-        if name in out_fields:
-            _check_same(values.take(pa.array(pairs)), out_fields[name], name, report)
+    after_fields = _numbered_fields(out_items)
+    for key, values in _numbered_fields(items).items():
+        if key in after_fields:
+            _check_same(values, pairs, after_fields[key], key[0], report)
         else:
-            report(f"field {name!r} of the candidates is missing")
+            report(f"field {key[0]!r} of the candidates is missing")
     ends = np.repeat(np.arange(len(kept)), out_sizes)
     _check_scores(plan, out_fields, ends, place, report)
     ranks = out_fields[ours.rank].to_numpy(zero_copy_only=False)
@@ -89,8 +89,9 @@ def _check_nested(plan: Plan, files: UnitFiles, report: Report) -> Counts:
     ):
         report(f"{ours.rank} does not count from 1 in the order of the list")
     _check_cuts(plan, out_sizes, cut, report)
-    _check_usable(before.column(columns.query).take(kept), "query", report)
-    _check_usable(out_fields[columns.text], "text", report)
+    _check_usable(before.column(columns.query).is_null().to_numpy()[kept], "query", report)
+    is_null = out_fields[columns.text].is_null().to_numpy(zero_copy_only=False)
+    _check_usable(is_null, "text", report)
     return Counts(**{**counts.as_dict(), "pairs_out": len(pairs), "pairs_cut": int(cut.sum())})
 
 
@@ -134,9 +135,7 @@ def _check_pairs(plan: Plan, files: UnitFiles, report: Report) -> Counts:
         report(f"{len(after)} rows are there, and they are not the {len(kept)} that were accepted")
         return counts
     _check_columns(before, after, [getattr(ours, name) for name in _PAIR_KEYS], report)
-    for name in before.column_names:
-        if name in after.column_names:
-            _check_same(before.column(name).take(rows), after.column(name), name, report)
+    _check_columns_same(before, after, rows, None, report)
     split = np.array([ids[row] in files.split_ids for row in rows], np.bool_)
     expected = [None if s else int(r - first[run[r]]) for s, r in zip(split, rows, strict=True)]
     if place != expected:
@@ -145,7 +144,10 @@ def _check_pairs(plan: Plan, files: UnitFiles, report: Report) -> Counts:
     if any((rank is None) != bool(s) for rank, s in zip(ranks, split, strict=True)):
         report(f"{ours.rank} is not null exactly where a query's rows are not contiguous")
         return counts
-    fields = {name: after.column(name).combine_chunks() for name in after.column_names}
+    fields = {
+        name: after.column(name).combine_chunks()
+        for name in (getattr(ours, key) for key in _PAIR_KEYS)
+    }
     ranked = np.flatnonzero(~split)
     keys = np.array([ranks[i] for i in ranked], np.int64)
     order = ranked[np.lexsort((keys, run[rows[ranked]]))]
@@ -160,8 +162,9 @@ def _check_pairs(plan: Plan, files: UnitFiles, report: Report) -> Counts:
     num_runs = len(first)
     out_sizes = np.bincount(run[rows], minlength=num_runs)
     _check_cuts(plan, out_sizes, np.bincount(run[kept], minlength=num_runs) - out_sizes, report)
-    _check_usable(after.column(columns.query), "query", report)
-    _check_usable(after.column(columns.text), "text", report)
+    for name in ("query", "text"):
+        is_null = after.column(getattr(columns, name)).is_null().to_numpy()
+        _check_usable(is_null, name, report)
     return counts
 
 
@@ -214,11 +217,18 @@ def _check_columns(before: pa.Table, after: pa.Table, ours: list[str], report: R
         report(f"its columns are {after.column_names}, not {expected}")
 
 
-def _check_same(expected: Any, found: Any, name: str, report: Report) -> None:
-    if isinstance(expected, pa.ChunkedArray):
-        expected, found = expected.combine_chunks(), found.combine_chunks()
-    # NaN differs from itself, and dictionaries may be numbered anew: then values are compared.
-    if not expected.equals(found) and repr(expected.to_pylist()) != repr(found.to_pylist()):
+def _check_columns_same(
+    before: pa.Table, after: pa.Table, rows: Any, omitted: str | None, report: Report
+) -> None:
+    """Columns that pass through, by name; of columns of one name, the first is the first."""
+    found = dict(zip(numbered(after.column_names), after.columns, strict=True))
+    for key, column in zip(numbered(before.column_names), before.columns, strict=True):
+        if key[0] != omitted and key in found:
+            _check_same(column, rows, found[key], key[0], report)
+
+
+def _check_same(before: Any, places: Any, after: Any, name: str, report: Report) -> None:
+    if not same(bare(before).take(pa.array(places)), bare(after)):
         report(f"{name!r} is not what went in")
 
 
@@ -238,13 +248,13 @@ def _check_scores(
     step = np.diff(log_odds)
     if np.any(same_list & ((step > 0) | ((step == 0) & (np.diff(place) < 0)))):
         report(f"a list is not ordered by {ours.log_odds}, ties in the input's order")
-    min_score = plan.output_fields.get("min_score")
+    min_score = plan.output_fields.get(MIN_SCORE)
     if min_score is not None and np.any(score < min_score):
         report(f"a {ours.score} is less than min_score = {min_score}")
 
 
 def _check_cuts(plan: Plan, out_sizes: Any, cut: Any, report: Report) -> None:
-    top_k, min_score = plan.output_fields.get("top_k"), plan.output_fields.get("min_score")
+    top_k, min_score = plan.output_fields.get(TOP_K), plan.output_fields.get(MIN_SCORE)
     if np.any(cut < 0):
         report("fewer than no candidates were cut")
     if top_k is not None and np.any(out_sizes > top_k):
@@ -253,16 +263,23 @@ def _check_cuts(plan: Plan, out_sizes: Any, cut: Any, report: Report) -> None:
         report("candidates were cut that neither top_k nor min_score asked for")
 
 
-def _check_usable(texts: Any, name: str, report: Report) -> None:
-    if texts.null_count:
+def _check_usable(is_null: Any, name: str, report: Report) -> None:
+    if np.any(is_null):
         report(f"a {name} that is null was scored")
 
 
 def _cuts(plan: Plan) -> bool:
-    return any(plan.output_fields.get(name) is not None for name in ("top_k", "min_score"))
+    return any(plan.output_fields.get(name) is not None for name in (TOP_K, MIN_SCORE))
 
 
 def _fields(structs: Any) -> dict[str, Any]:
     """The fields of an array of structs by name."""
-    names = [field.name for field in structs.type]
+    return {name: values for (name, _), values in _numbered_fields(structs).items()}
+
+
+def _numbered_fields(structs: Any) -> dict[tuple[str, int], Any]:
+    """The same, fields of one name told apart; none where all candidates are of type null."""
+    if pa.types.is_null(structs.type):
+        return {}
+    names = numbered([field.name for field in structs.type])
     return dict(zip(names, structs.flatten(), strict=True))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 from shardrank.errors import IncompleteError, OutputError, OutputMismatchError
 from shardrank.schema import REJECTED_SCHEMA
 from shardrank.store.commits import (
-    FAILED_FOLDER,
     REJECTED_FOLDER,
     SUCCESS_NAME,
     tombstone_name,
@@ -100,9 +99,9 @@ def commit_tombstone(
         "message": message,
     }
     try:
-        storage.create_exclusive(tombstone_name(unit), _json(tombstone))
+        storage.create_exclusive(tombstone_name(unit.number), _json(tombstone))
     except FileExistsError:
-        _require_same(storage, unit, fingerprints, _read_json(storage, tombstone_name(unit)))
+        _require_same(storage, unit, fingerprints, _read_json(storage, tombstone_name(unit.number)))
     return Receipt(unit=unit.number, outcome="tombstone", code=code, message=message)
 
 
@@ -113,13 +112,12 @@ def read_footer(storage: Storage, name: str) -> dict[str, Any]:
     """
     with storage.open_input(name) as source:
         try:
-            footer = json.loads(pq.read_metadata(source).metadata[FOOTER_KEY])
+            return dict(json.loads(pq.read_metadata(source).metadata[FOOTER_KEY]))
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             raise OutputError(
                 f"{storage.display(name)} is not a data file of shardrank ({error}); move it away "
                 "and run the same command again"
             ) from error
-    return dict(footer)
 
 
 def read_footers_of(storage: Storage, plan: Plan, numbers: Iterable[int]) -> list[dict[str, Any]]:
@@ -138,10 +136,26 @@ def read_footers_of(storage: Storage, plan: Plan, numbers: Iterable[int]) -> lis
         return list(threads.map(read, numbers))
 
 
-def read_tombstones(storage: Storage) -> list[dict[str, Any]]:
-    """All tombstones, by unit."""
-    files = storage.list_files(FAILED_FOLDER, recursive=False)
-    return [_read_json(storage, file.path) for file in files if file.path.endswith(".json")]
+def read_tombstones(storage: Storage, numbers: Collection[int]) -> list[dict[str, Any]]:
+    """The tombstones of some units, by unit.
+
+    numbers: those of Committed.tombstones: a unit that got a data file after all is not among
+        them, and its tombstone does not count.
+
+    Raises OutputError if one of them is damaged.
+    """
+    tombstones = []
+    for number in sorted(numbers):
+        name = tombstone_name(number)
+        tombstone = _read_json(storage, name)
+        words = [tombstone.get(key) for key in ("shard", "code", "message")]
+        if tombstone.get("unit") != number or not all(isinstance(word, str) for word in words):
+            raise OutputError(
+                f"{storage.display(name)} is not a tombstone of unit {number}; move it away and "
+                "run the same command again"
+            )
+        tombstones.append(tombstone)
+    return tombstones
 
 
 def write_success(
@@ -266,5 +280,5 @@ def _json(value: Mapping[str, Any]) -> bytes:
 def _read_json(storage: Storage, name: str) -> dict[str, Any]:
     try:
         return dict(json.loads(storage.read_bytes(name)))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise OutputError(f"{storage.display(name)} is not JSON ({error}); move it away") from error
