@@ -154,7 +154,7 @@ class UnitsConfig(_Section):
 
 
 class ClusterConfig(_Section):
-    """The Ray cluster: None for a running one if there is one, else one on this machine."""
+    """The Ray cluster: None for the one that this runs in as a Ray job, else this machine alone."""
 
     address: str | None = None
     min_actors: Annotated[int, Field(ge=1)] = 1

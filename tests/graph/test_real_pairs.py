@@ -26,8 +26,9 @@ SHARED = Path(__file__).parents[3] / "shared"
 FIRST_ID = 264
 # rms error of the log-odds over their standard deviation. An untrained model hardly tells these
 # pairs apart (most of their tokens are the same), so the error looks large: test_trained.py has a
-# model that does, where w8a8 is at 0.017.
-BOUNDS = {"int8": 0.06, "w8a8": 0.12, "int4": 1.0}
+# model that does, where w8a8 is at 0.017 and int4 at 0.13; here int4's error is as large as what it
+# is to tell apart, and the bound only catches what is worse than noise.
+BOUNDS = {"int8": 0.06, "w8a8": 0.12, "int4": 2.0}
 MAX_ROWS = 33
 
 

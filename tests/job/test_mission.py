@@ -22,6 +22,8 @@ def test_a_job_of_nested_rows(folders) -> None:
     rows[1]["query"] = None
     rows[3]["candidates"][2]["text"] = None
     rows[4]["candidates"] = []
+    rows[5]["query"] = "-- begins with dashes"
+    rows[6]["candidates"][1]["doc_id"] = rows[6]["candidates"][0]["doc_id"]
     write_nested(folders.input / "lang=de" / "a.parquet", rows[:7], row_group_size=3)
     write_nested(folders.input / "lang=en" / "a.parquet", rows[7:])
     result = folders.run()

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from commands import environment, shardrank
+from oracles.checkpoints import make_random_checkpoint
+from shardrank.engine.model import PreparedModel
 from tables import read_output, row, write_nested
 
 pytestmark = pytest.mark.ray
@@ -42,6 +44,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     command = [RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={PORT}"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
+    # Ports of its own, since the agent of another cluster on this machine has the usual ones.
+    command += ["--dashboard-agent-listen-port=28266", "--dashboard-agent-grpc-port=28267"]
+    command += ["--metrics-export-port=28268", "--ray-client-server-port=28269"]
     # Not `ray stop`, which would end every Ray process of this machine, other people's too.
     started = subprocess.Popen(
         [*command, f"--dashboard-port={DASHBOARD_PORT}"],
@@ -50,8 +55,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         env=environment(**variables),
         start_new_session=True,
     )
-    deadline = time.monotonic() + 120
-    while ray_command("job", "list", f"--address={DASHBOARD}", **variables).returncode != 0:
+    deadline = time.monotonic() + 180
+    probe = ("job", "submit", f"--address={DASHBOARD}", "--", "true")
+    while ray_command(*probe, **variables).returncode != 0:
         assert started.poll() is None
         assert time.monotonic() < deadline
     yield variables
@@ -84,6 +90,17 @@ def test_a_submitted_job_reranks(head: dict[str, str], tmp_path: Path) -> None:
     assert "done: 6 rows, 24 pairs" in done.stdout
     assert len(read_output(tmp_path / "out")) == 6
     assert os.path.exists(tmp_path / "out" / "_SUCCESS")
+
+
+def test_a_submitted_job_prepares_a_model(head: dict[str, str], tmp_path: Path) -> None:
+    checkpoint = make_random_checkpoint(tmp_path / "checkpoint")
+    done = submit(
+        head,
+        *(sys.executable, "jobs/prepare.py", str(checkpoint), "--output", f"{tmp_path}/model"),
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    model = PreparedModel.load(tmp_path / "model")
+    assert (model.precision, model.layout) == ("w8a8", "padded")
 
 
 def test_a_running_cluster_is_taken_and_left_running(head: dict[str, str], tmp_path: Path) -> None:

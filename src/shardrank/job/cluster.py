@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -44,8 +42,9 @@ class Shape:
 def connected(address: str | None) -> Iterator[bool]:
     """A connection to a running cluster, or to one of this machine's own for as long as it lasts.
 
-    Inside a Ray job, or where `ray start` has been, the running cluster is taken. Gives True for
-    a cluster of our own, which has no more machines than this one.
+    Inside a Ray job (RAY_ADDRESS), or where `address` says so, a running cluster is taken; one that
+    merely runs on this machine is not, since it may be somebody else's. Gives True for a cluster
+    of our own, which has no more machines than this one.
     """
     if ray.is_initialized():
         yield False
@@ -122,30 +121,12 @@ def _initialise(address: str | None) -> bool:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    wanted = address or os.environ.get("RAY_ADDRESS") or _started_here() or LOCAL
+    wanted = address or os.environ.get("RAY_ADDRESS") or LOCAL
     if wanted == LOCAL:
         options["include_dashboard"] = False
     with _stderr_held_back():
         ray.init(address=wanted, **options)
     return wanted == LOCAL
-
-
-def _started_here() -> str | None:
-    """The cluster that `ray start` made on this machine, if it still answers.
-
-    Not Ray's own "auto", which takes any cluster that it finds among the processes: another
-    job's private one, which ends with that job.
-    """
-    note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
-    if not note.is_file():
-        return None
-    found = note.read_text().strip()
-    host, _, port = found.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=2.0).close()
-    except (OSError, ValueError):
-        return None
-    return found
 
 
 @contextmanager

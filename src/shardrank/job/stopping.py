@@ -28,7 +28,10 @@ def stops_on_sigterm() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
-    except _Terminated:
+    except (_Terminated, SystemExit) as error:
+        # Ray's handler, which is in force while Ray connects, exits with the signal's number.
+        if isinstance(error, SystemExit) and error.code != signal.SIGTERM:
+            raise
         raise IncompleteError(
             "terminated; the same command again goes on from the last committed unit"
         ) from None
