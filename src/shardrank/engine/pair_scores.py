@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from shardrank.engine.prompt import QueryTooLongError
-from shardrank.engine.ranking import log_odds, rank_order, sigmoid
+from shardrank.engine.ranking import rank_order, sigmoid
 from shardrank.engine.reranker import Reranker, refuse_broken_text
-from shardrank.errors import InputError, ModelError
+from shardrank.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +68,7 @@ def score_pairs(
         query_index,
         [instruction for _, instruction in queries],
     )
-    if built.too_long.any():
-        num_fixed = int(built.num_fixed[built.too_long][0])
-        raise QueryTooLongError(num_fixed, reranker.prompts.max_tokens)
-    values = log_odds(reranker.score_prompts(built.prompts))
-    if not np.isfinite(values).all():
-        pair = int(np.argmin(np.isfinite(values)))
-        raise ModelError(f"the model gave {values[pair]} for pair {pair} (counted from 0)")
+    values = reranker.log_odds_of(built)
     scores = sigmoid(values)
     order, ranks = rank_order(values, query_index)
     results = []

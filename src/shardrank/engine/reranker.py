@@ -11,7 +11,7 @@ import numpy as np
 from shardrank.config import PromptStyle
 from shardrank.engine.batching import left_pad, plan_batches
 from shardrank.engine.model import PreparedModel, builtin_folder
-from shardrank.engine.prompt import PromptBuilder, QueryTooLongError
+from shardrank.engine.prompt import BuiltPrompts, PromptBuilder, QueryTooLongError
 from shardrank.engine.ranking import log_odds, rank_order, sigmoid
 from shardrank.engine.session import Device, Session, open_session
 from shardrank.engine.tokenizer import Tokenizer
@@ -110,10 +110,7 @@ class Reranker:
         built = self.prompts.build_many(
             queries, documents, query_index, [instruction] * len(queries)
         )
-        if built.too_long.any():
-            num_fixed = int(built.num_fixed[np.argmax(built.too_long)])
-            raise QueryTooLongError(num_fixed, self.prompts.max_tokens)
-        return self._finite_log_odds(built.prompts)
+        return self.log_odds_of(built)
 
     def rank(
         self,
@@ -151,6 +148,16 @@ class Reranker:
     def score_prompts(self, prompts: Prompts) -> Float32Array:
         """Logits of prompts; see the function of that name."""
         return score_prompts(self.session, prompts, self.model.pad_id, self.max_batch_tokens)
+
+    def log_odds_of(self, built: BuiltPrompts) -> Float32Array:
+        """Log-odds of prompts, float32 [num_prompts], all finite.
+
+        Raises QueryTooLongError if a query had no room for a document, and ModelError.
+        """
+        if built.too_long.any():
+            num_fixed = int(built.num_fixed[np.argmax(built.too_long)])
+            raise QueryTooLongError(num_fixed, self.prompts.max_tokens)
+        return self._finite_log_odds(built.prompts)
 
     def _finite_log_odds(self, prompts: Prompts) -> Float32Array:
         values = log_odds(self.score_prompts(prompts))

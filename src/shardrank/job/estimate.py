@@ -11,13 +11,11 @@ from shardrank.config import Config
 from shardrank.engine.model import PreparedModel
 from shardrank.errors import EXIT_DONE, EXIT_REJECTED, ShardError
 from shardrank.job.model_folder import local_folder
-from shardrank.job.opening import prompt_builder
+from shardrank.job.opening import plan_units, prompt_builder
 from shardrank.job.worker import tokenize
-from shardrank.store.columns import check_columns, check_split_queries
 from shardrank.store.filesystem import Storage
-from shardrank.store.footers import read_footers
 from shardrank.store.reader import read_unit
-from shardrank.store.units import cut_units, list_shards
+from shardrank.store.units import list_shards
 from shardrank.types import Unit
 
 SAMPLE_UNITS = 8
@@ -62,10 +60,7 @@ def estimate(config: Config) -> Estimate:
     output = Storage(config.output.path, "output")
     source, shards = list_shards(config.input.path, output)
     layout, columns = config.input.layout, config.input.columns
-    footers = read_footers(source, shards, layout, columns)
-    check_columns(footers, layout, columns, config.output.columns)
-    check_split_queries(footers, config.output.top_k, config.output.min_score)
-    units = cut_units(footers, config.unit_pairs, layout)
+    footers, units = plan_units(config, source, shards)
     lengths: list[np.ndarray] = []
     num_truncated = num_rejected = num_pairs = 0
     for unit in sample(units):

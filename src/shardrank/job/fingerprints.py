@@ -10,6 +10,7 @@ from shardrank import __version__
 from shardrank.config import Config
 from shardrank.engine.model import PreparedModel
 from shardrank.engine.reranker import DEFAULT_MAX_BATCH_TOKENS
+from shardrank.job.prompting import Prompting
 
 
 def score_fields(config: Config, model: PreparedModel) -> dict[str, Any]:
@@ -18,15 +19,13 @@ def score_fields(config: Config, model: PreparedModel) -> dict[str, Any]:
     Paths, cluster and threads are not in it: the same files score the same anywhere.
     """
     files = json.dumps(model.files, sort_keys=True).encode()
-    prompt = config.prompt
+    prompt = Prompting.of(config, model)
     fields: dict[str, Any] = {
         "model files": hashlib.sha256(files).hexdigest(),
         "model precision": model.precision,
-        "prompt.style": prompt.style or model.prompt_style,
-        "prompt.instruction": (
-            model.instruction if prompt.instruction is None else prompt.instruction
-        ),
-        "prompt.max_tokens": prompt.max_tokens or model.max_tokens,
+        "prompt.style": prompt.style,
+        "prompt.instruction": prompt.instruction,
+        "prompt.max_tokens": prompt.max_tokens,
     }
     if model.batch_dependent:
         fields["scoring.max_batch_tokens"] = (

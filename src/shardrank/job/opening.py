@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from shardrank.engine.tokenizer import Tokenizer
 from shardrank.errors import ConfigError
 from shardrank.job.fingerprints import output_fields, score_fields
 from shardrank.job.model_folder import local_folder, model_location
+from shardrank.job.prompting import Prompting
 from shardrank.job.spec import JobSpec
 from shardrank.store.columns import check_columns, check_split_queries
 from shardrank.store.filesystem import Storage
-from shardrank.store.footers import read_footers
+from shardrank.store.footers import Footer, read_footers
 from shardrank.store.plan import (
     Plan,
     load_plan,
@@ -25,6 +27,7 @@ from shardrank.store.plan import (
     require_same_job,
 )
 from shardrank.store.units import cut_units, list_shards
+from shardrank.types import Shard, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Job:
 
     def spec(self, threads: int) -> JobSpec:
         """What a worker is told."""
-        config, prompt = self.config, self.config.prompt
+        config, prompt = self.config, Prompting.of(self.config, self.model)
         return JobSpec(
             input=self.input,
             output=self.output,
@@ -55,11 +58,9 @@ class Job:
             model_path=model_location(config.model.path),
             model_files=tuple(sorted(self.model.files.items())),
             cache_folder=config.model.cache_folder,
-            style=prompt.style or self.model.prompt_style,
-            instruction=(
-                self.model.instruction if prompt.instruction is None else prompt.instruction
-            ),
-            max_tokens=prompt.max_tokens or self.model.max_tokens,
+            style=prompt.style,
+            instruction=prompt.instruction,
+            max_tokens=prompt.max_tokens,
             device=config.device,
             threads=threads,
             max_batch_tokens=config.scoring.max_batch_tokens,
@@ -84,10 +85,7 @@ def open_job(config: Config) -> Job:
         require_same_input(stored, shards)
         return Job(config, model, stored, source, output, _warnings(config, model, output))
     prompt_builder(config, model, folder)
-    footers = read_footers(source, shards, config.input.layout, config.input.columns)
-    check_columns(footers, config.input.layout, config.input.columns, config.output.columns)
-    check_split_queries(footers, config.output.top_k, config.output.min_score)
-    units = cut_units(footers, config.unit_pairs, config.input.layout)
+    _, units = plan_units(config, source, shards)
     proposed = new_plan(
         scores, rows, config.input.layout, config.input.columns, config.output.columns, units
     )
@@ -97,19 +95,28 @@ def open_job(config: Config) -> Job:
 
 def prompt_builder(config: Config, model: PreparedModel, folder: Path) -> PromptBuilder:
     """The job's prompts. Raises ConfigError if the settings leave no room for a document."""
-    max_tokens = config.prompt.max_tokens or model.max_tokens
-    if max_tokens > model.max_tokens:
+    prompt = Prompting.of(config, model)
+    if prompt.max_tokens > model.max_tokens:
         raise ConfigError(
-            f"prompt.max_tokens = {max_tokens} is more than the model takes ({model.max_tokens}); "
-            "lower it, or prepare the model with --max-tokens"
+            f"prompt.max_tokens = {prompt.max_tokens} is more than the model takes "
+            f"({model.max_tokens}); lower it, or prepare the model with --max-tokens"
         )
-    instruction = config.prompt.instruction
-    return PromptBuilder(
-        Tokenizer.load(folder),
-        config.prompt.style or model.prompt_style,
-        model.instruction if instruction is None else instruction,
-        max_tokens,
-    )
+    tokenizer = Tokenizer.load(folder)
+    return PromptBuilder(tokenizer, prompt.style, prompt.instruction, prompt.max_tokens)
+
+
+def plan_units(
+    config: Config, source: Storage, shards: Sequence[Shard]
+) -> tuple[list[Footer], list[Unit]]:
+    """Read the footers, check what they say against the settings, and cut the units.
+
+    Raises InputError and ConfigError as the checks do.
+    """
+    layout, columns = config.input.layout, config.input.columns
+    footers = read_footers(source, shards, layout, columns)
+    check_columns(footers, layout, columns, config.output.columns)
+    check_split_queries(footers, config.output.top_k, config.output.min_score)
+    return footers, cut_units(footers, config.unit_pairs, layout)
 
 
 def _warnings(config: Config, model: PreparedModel, output: Storage) -> tuple[str, ...]:
