@@ -201,6 +201,13 @@ def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
         Storage(str(tmp_path / "file")).create_exclusive("name", b"")
 
 
+def test_writers_that_need_the_same_new_folder_do_not_disturb_each_other(tmp_path: Path) -> None:
+    for number in range(50):
+        files = LocalFiles(str(tmp_path / str(number)))
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda _, made=files: made.make_folder("a/b/c"), range(8)))
+
+
 def test_a_missing_bucket_is_named(s3_bucket: str) -> None:
     with pytest.raises(InputError, match="s3://no-such-bucket/data: there is no such bucket"):
         Storage("s3://no-such-bucket/data", "input").list_files()

@@ -162,11 +162,14 @@ def _write_temporary(folder: Path, data: bytes) -> Path:
 def _make_folder(folder: Path) -> None:
     if folder.is_dir():
         return
-    if folder.exists():
-        # mkdir would say FileExistsError, which means something else to create_exclusive.
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    if folder != folder.parent:
+        _make_folder(folder.parent)
+    try:
+        # Another writer may make the folder at any moment: only mkdir itself can tell.
+        folder.mkdir(exist_ok=True)
+    except FileExistsError as error:
+        # What FileExistsError means to create_exclusive is something else.
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from error
     _sync_folder(folder.parent)
 
 
