@@ -12,7 +12,7 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 endif
 
-.PHONY: demo test test-all check bench lock clean
+.PHONY: demo test test-all test-extra check bench lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/shardrank demo $(DEMO_FLAGS)
@@ -22,6 +22,10 @@ test: $(VENV)/.test
 
 test-all: $(VENV)/.oracle
 	$(BIN)/python -m pytest -m "not gpu and (slow or ray)"
+
+# Trainers and a browser, outside of what every change must pass.
+test-extra: $(VENV)-extra/.extra
+	$(VENV)-extra/bin/python -m pytest -m extra
 
 check: $(VENV)/.check
 	$(BIN)/ruff check .
@@ -40,7 +44,7 @@ lock:
 		--no-annotate --no-header --no-emit-index-url --quiet --output-file constraints.txt
 
 clean:
-	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-extra build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "shardrank needs Python 3.11 or newer; none was found"; exit 1; }
@@ -62,4 +66,11 @@ $(VENV)/.check: $(VENV)/.test
 $(VENV)/.oracle: $(VENV)/.check
 	$(INSTALL) --group oracle
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group torch
+	@touch $@
+
+# A place of its own: trainers choose their versions of what the tests pin.
+$(VENV)-extra/.extra: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m venv $(VENV)-extra
+	$(VENV)-extra/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(VENV)-extra/bin/python -m pip install --quiet --editable ".[cpu,s3,prepare,eval]" --group test --group trainers
 	@touch $@

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graph_models import pad
 from shardrank.engine.model import PreparedModel
-from shardrank.engine.session import OnnxSession, open_session
+from shardrank.engine.onnx_session import OnnxSession, open_session
 from shardrank.graph.prepare import prepare
 
 EXPORTS = Path(__file__).parent / "graph" / "exports"
@@ -90,13 +90,31 @@ class Adapted:
         """The same, each prompt a batch of its own."""
         return np.concatenate([self.batch([prompt]) for prompt in prompts])
 
+    def continued(self, prompt: np.ndarray, start: int) -> Any:
+        """The same of one prompt, its first `start` tokens as a past; layout `prefix`."""
+        past = self.session.extend(prompt[None, :start])
+        return self.session.run(*pad([prompt[start:]], PAD), past)
 
-def adapt_export(name: str, root: Path) -> Adapted:
+
+def adapt_export(
+    name: str, root: Path, precision: str | None = None, layout: str | None = None
+) -> Adapted:
     """Prepare a committed export."""
     path = copy_export(name, root / name)
-    model = prepare(path, root / f"{name}.model")
-    session = open_session(root / f"{name}.model", model, threads=1)
-    return Adapted(name, root / f"{name}.model", model, session, Original(path))
+    return adapt_file(path, root / f"{name}.model", name, precision, layout)
+
+
+def adapt_file(
+    path: Path,
+    folder: Path,
+    name: str = "",
+    precision: str | None = None,
+    layout: str | None = None,
+) -> Adapted:
+    """Prepare an export that is there."""
+    model = prepare(path, folder, precision=precision, layout=layout)
+    session = open_session(folder, model, threads=1)
+    return Adapted(name, folder, model, session, Original(path))
 
 
 def log_odds(logits: np.ndarray) -> np.ndarray:

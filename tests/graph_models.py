@@ -11,8 +11,9 @@ import numpy as np
 from oracles.checkpoints import Shape, make_random_checkpoint
 from oracles.numpy_qwen3 import NumpyQwen3
 from shardrank.engine.model import PreparedModel
-from shardrank.engine.session import OnnxSession, open_session
+from shardrank.engine.onnx_session import OnnxSession, open_session
 from shardrank.graph.prepare import prepare
+from shardrank.graph.tuning import NO_TUNING, TuningRequest
 
 SHAPES = {
     "one layer": Shape(num_layers=1),
@@ -47,17 +48,30 @@ class Built:
         return np.stack([oracle.logits(prompt, *ids) for prompt in prompts])
 
 
-def build(folder: Path, shape: Shape, precision: str = "fp32") -> Built:
+def build(folder: Path, shape: Shape, precision: str = "fp32", layout: str = "padded") -> Built:
     """Make a checkpoint and prepare it."""
     source = make_random_checkpoint(folder / "checkpoint", shape)
-    return build_from(source, folder / "model", precision)
+    return build_from(source, folder / "model", precision, layout=layout)
 
 
 def build_from(
-    source: Path, folder: Path, precision: str = "fp32", block_size: int | None = None
+    source: Path,
+    folder: Path,
+    precision: str = "fp32",
+    block_size: int | None = None,
+    layout: str = "padded",
+    tuning: TuningRequest = NO_TUNING,
 ) -> Built:
     """Prepare a checkpoint that is there."""
-    model = prepare(source, folder, precision=precision, block_size=block_size, max_tokens=1024)
+    model = prepare(
+        source,
+        folder,
+        precision=precision,
+        block_size=block_size,
+        layout=layout,
+        tuning=tuning,
+        max_tokens=1024,
+    )
     return Built(source, folder, model, open_session(folder, model, threads=1))
 
 

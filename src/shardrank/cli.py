@@ -10,15 +10,17 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import click
 
 from shardrank import __version__
-from shardrank.config import Config, PromptStyle, load_config
+from shardrank.cli_people import COMMANDS
+from shardrank.cli_prepare import prepare
+from shardrank.cli_prepare import prompt_style as as_prompt_style
+from shardrank.config import Config, load_config
 from shardrank.errors import (
     EXIT_FAILED,
-    ConfigError,
     IncompleteError,
     InputError,
     ModelError,
@@ -28,9 +30,8 @@ from shardrank.errors import (
 _EXTRAS = {
     "onnxruntime": "cpu",
     "s3fs": "s3",
-    "onnx": "prepare",
-    "ml_dtypes": "prepare",
-    "huggingface_hub": "prepare",
+    **dict.fromkeys(("onnx", "ml_dtypes", "huggingface_hub"), "prepare"),
+    **dict.fromkeys(("ir_measures", "scipy", "jinja2", "matplotlib", "polars"), "eval"),
 }
 """Which extra of the package brings a module that a command may lack."""
 
@@ -66,6 +67,10 @@ def main() -> None:
 
     Start with `shardrank demo`.
     """
+
+
+for _command in (prepare, *COMMANDS):
+    main.add_command(_command)
 
 
 def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -165,47 +170,6 @@ def verify(input_path: str, output: str, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("source")
-@click.option("--output", required=True, type=click.Path(), help="Folder of the prepared model.")
-@click.option("--revision", help="Branch, tag or commit of a hub repository.")
-@click.option("--cache-folder", type=click.Path(), help="For what is fetched.")
-@click.option("--precision", help="[default: w8a8 of a checkpoint, as-is of an ONNX export]")
-@click.option("--layout", default="padded", show_default=True)
-@click.option("--prompt", "prompt_style", default="transformers", show_default=True)
-@click.option("--max-tokens", type=int, help="Longest prompt [default: the model's, at most 8192].")
-def prepare(
-    source: str,
-    output: str,
-    revision: str | None,
-    cache_folder: str | None,
-    precision: str | None,
-    layout: str,
-    prompt_style: str,
-    max_tokens: int | None,
-) -> None:
-    """Make a prepared model of a Hugging Face checkpoint or an ONNX export.
-
-    SOURCE is a folder, an .onnx file, a hub id (Qwen/Qwen3-Reranker-0.6B), one export of a hub
-    repository (owner/name/onnx/model_q4.onnx), or a URL (s3://bucket/model). A path that exists
-    wins over a hub id.
-    """
-    from shardrank.job.prepare import prepare_source
-
-    model = prepare_source(
-        source,
-        Path(output),
-        revision=revision,
-        cache_folder=cache_folder,
-        precision=precision,
-        layout=layout,
-        prompt_style=_prompt_style(prompt_style),
-        max_tokens=max_tokens,
-    )
-    click.echo(f"{output}: {model.precision}, layout {model.layout}, {model.prompt_style} prompts")
-    click.echo(f"next: shardrank check {output}")
-
-
-@main.command()
 @click.argument("model")
 @click.option("--reference", help="Checkpoint (as for prepare) or another build to compare with.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
@@ -270,7 +234,7 @@ def score(
     reranker = Reranker(
         _local_model(model),
         device=device,
-        prompt_style=_prompt_style(prompt_style) if prompt_style else None,
+        prompt_style=as_prompt_style(prompt_style) if prompt_style else None,
         instruction=instruction,
     )
     results = score_pairs(reranker, wanted, show_ids=show_ids)
@@ -299,14 +263,6 @@ def _read_text(path: str) -> str:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-
-
-def _prompt_style(name: str) -> PromptStyle:
-    if name not in get_args(PromptStyle):
-        raise ConfigError(
-            f"unknown prompt style {name!r}; choose one of {', '.join(get_args(PromptStyle))}"
-        )
-    return cast(PromptStyle, name)
 
 
 def _json(value: Any) -> str:

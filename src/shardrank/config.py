@@ -7,14 +7,12 @@ read from environment variables; credentials belong to the storage libraries.
 from __future__ import annotations
 
 import difflib
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -23,37 +21,11 @@ from pydantic import (
     model_validator,
 )
 
+from shardrank.config_values import HOLDS_CREDENTIALS, Location, Name, Text
 from shardrank.errors import ConfigError
 from shardrank.types import Layout
 
 PromptStyle = Literal["transformers", "vllm", "transformersjs"]
-
-HOLDS_CREDENTIALS = (
-    "holds credentials; give them to the storage library instead (environment, profile or "
-    "service account)"
-)
-
-
-def _refuse_credentials(path: str) -> str:
-    """Credentials in a URL would end up in logs and manifests.
-
-    A secret may hold a slash, so a colon that begins no port number is enough to refuse.
-    """
-    if re.match(r"^[a-z0-9+.-]+://[^/]*(@|:(?!\d+(/|$)))", path, flags=re.IGNORECASE):
-        raise ValueError(HOLDS_CREDENTIALS)
-    return path
-
-
-def _refuse_broken_text(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("is not valid Unicode text") from None
-    return text
-
-
-Location = Annotated[str, Field(min_length=1), AfterValidator(_refuse_credentials)]
-Name = Annotated[str, Field(min_length=1)]
 
 
 class _Section(BaseModel):
@@ -121,8 +93,20 @@ class PromptConfig(_Section):
     """How a pair becomes a prompt; None keeps what the model was prepared with."""
 
     style: PromptStyle | None = None
-    instruction: Annotated[str, AfterValidator(_refuse_broken_text)] | None = None
+    instruction: Text | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
+    long_documents: Literal["truncate", "windows"] = "truncate"
+    window_tokens: Annotated[int, Field(ge=1)] = 1024
+    window_stride: Annotated[int, Field(ge=1)] = 512
+
+    @model_validator(mode="after")
+    def _leave_no_gap(self) -> PromptConfig:
+        if self.window_stride > self.window_tokens:
+            raise ValueError(
+                f"window_stride {self.window_stride} is more than window_tokens "
+                f"{self.window_tokens}, which would leave gaps between the windows"
+            )
+        return self
 
 
 class ScoringConfig(_Section):
@@ -130,6 +114,7 @@ class ScoringConfig(_Section):
 
     device: Literal["cpu", "cuda"] | None = None
     max_batch_tokens: Annotated[int, Field(ge=1)] | None = None
+    reuse_prefix: bool = True
     threads: Annotated[int, Field(ge=1)] | None = None
 
 
@@ -172,6 +157,12 @@ class ClusterConfig(_Section):
         return self
 
 
+class LeaseConfig(_Section):
+    """How long the holder of an output may be silent before another job takes over."""
+
+    seconds: Annotated[float, Field(ge=0.5)] = 30.0
+
+
 class Config(_Section):
     """Everything that a job is told."""
 
@@ -183,6 +174,7 @@ class Config(_Section):
     errors: ErrorsConfig = ErrorsConfig()
     units: UnitsConfig = UnitsConfig()
     cluster: ClusterConfig = ClusterConfig()
+    lease: LeaseConfig = LeaseConfig()
 
     @model_validator(mode="after")
     def _layouts_agree(self) -> Config:

@@ -5,6 +5,7 @@
       ModelError              1  a model folder, checkpoint or export cannot be used
       InputError              1  the input as a whole cannot be used
       OutputError             1  the output folder cannot be written or read
+        OutputFullError       3  it takes no more: full, over quota or read-only
       ShardError              -  one shard cannot be read: costs the shard, never the job
       BadRowError             1  a bad row, where errors.on_bad_row = "fail"
       IncompleteError         3  units are missing; the same command again goes on
@@ -46,6 +47,12 @@ class InputError(ShardrankError):
 
 class OutputError(ShardrankError):
     """The output folder cannot be written or read."""
+
+
+class OutputFullError(OutputError):
+    """The output takes no more: what is committed stays, and the same command again goes on."""
+
+    exit_code = EXIT_INCOMPLETE
 
 
 class ShardError(ShardrankError):

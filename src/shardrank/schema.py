@@ -35,6 +35,19 @@ ROW_FIELDS: dict[str, pa.DataType] = {
 }
 """What is said of a row in the nested layout."""
 
+PYLATE_SCHEMAS: dict[str, pa.Schema] = {
+    "train": pa.schema(
+        [
+            ("query_id", pa.string()),
+            ("document_ids", pa.list_(pa.string())),
+            ("scores", pa.list_(pa.float32())),
+        ]
+    ),
+    "queries": pa.schema([("query_id", pa.string()), ("text", pa.string())]),
+    "documents": pa.schema([("document_id", pa.string()), ("text", pa.string())]),
+}
+"""PyLate's three tables for knowledge distillation."""
+
 
 def is_text(data_type: pa.DataType) -> bool:
     """True for the types that a text column may have (dictionary-encoded ones too)."""

@@ -9,12 +9,15 @@ counted from 1:
 It depends on every id and on the order, not on padding and not on the neighbours in the batch, and
 every step is exact in float32. `FakeSession` computes it in numpy, `fake_model` writes a folder
 whose ONNX graph computes the same.
+
+`failing_store` is a file system that fails on command: see shardrank.testing_faults.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,13 @@ import numpy as np
 
 from shardrank.engine.model import GRAPH_NAME, TOKENIZER_NAME, PreparedModel, file_sha256
 from shardrank.engine.prompt import DEFAULT_INSTRUCTION
-from shardrank.engine.session import SessionDescription, refuse_broken_mask
+from shardrank.engine.session import Past, SessionDescription, refuse_broken_mask
+from shardrank.testing_faults import DEATHS as DEATHS
+from shardrank.testing_faults import FailingStore as FailingStore
+from shardrank.testing_faults import FaultKind as FaultKind
+from shardrank.testing_faults import Faults as Faults
+from shardrank.testing_faults import ProcessDied as ProcessDied
+from shardrank.testing_faults import failing_store as failing_store
 from shardrank.types import Float32Array, Int64Array
 
 FAKE_SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
@@ -39,15 +48,36 @@ def fake_log_odds(token_ids: Sequence[int] | Int64Array) -> float:
     return 2 * (total % _RANGE / _SCALE - 4)
 
 
+@dataclass(frozen=True, slots=True)
+class FakePast:
+    """The tokens themselves, int64 [1, num_tokens]."""
+
+    input_ids: Int64Array
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens they are."""
+        return int(self.input_ids.shape[1])
+
+
 class FakeSession:
     """A session whose logits are the function above; see Session for the methods.
 
+    takes_past: whether it is one of layout `prefix`, with its rules: an even past, a batch of one.
+
     nan_on: a prompt that holds one of these ids gets NaN logits.
     raise_on: a batch that holds one of these ids raises RuntimeError.
-    batch_shapes: (num_prompts, longest) of every batch so far, in order.
+    batch_shapes: (num_prompts, longest) of every batch so far, in order, the past not counted.
     """
 
-    def __init__(self, nan_on: Collection[int] = (), raise_on: Collection[int] = ()) -> None:
+    def __init__(
+        self,
+        nan_on: Collection[int] = (),
+        raise_on: Collection[int] = (),
+        *,
+        takes_past: bool = False,
+    ) -> None:
+        self.takes_past = takes_past
         self.nan_on = np.array(sorted(nan_on), np.int64)
         self.raise_on = np.array(sorted(raise_on), np.int64)
         self.batch_shapes: list[tuple[int, ...]] = []
@@ -57,10 +87,21 @@ class FakeSession:
         """Nothing real."""
         return SessionDescription("0.0.0", "FakeExecutionProvider", "none")
 
-    def run(self, input_ids: Int64Array, attention_mask: Int64Array) -> Float32Array:
+    def extend(self, input_ids: Int64Array, past: Past | None = None) -> FakePast:
+        """The past and these ids. Raises ValueError where a real session would score wrong."""
+        self.batch_shapes.append(input_ids.shape)
+        return FakePast(self._continued(input_ids, past))
+
+    def run(
+        self, input_ids: Int64Array, attention_mask: Int64Array, past: Past | None = None
+    ) -> Float32Array:
         """Logits of a batch. Raises ValueError for a broken mask, as a real session does."""
         refuse_broken_mask(attention_mask)
         self.batch_shapes.append(input_ids.shape)
+        if past is not None:
+            before = self._continued(input_ids[:, :0], past)
+            input_ids = np.concatenate([before, input_ids], axis=1)
+            attention_mask = np.concatenate([np.ones_like(before), attention_mask], axis=1)
         is_token = attention_mask == 1
         if (np.isin(input_ids, self.raise_on) & is_token).any():
             raise RuntimeError("FakeSession was told to fail on an id of this batch")
@@ -71,17 +112,28 @@ class FakeSession:
         yes[(np.isin(input_ids, self.nan_on) & is_token).any(axis=1)] = np.nan
         return np.stack([yes, -yes], axis=1)
 
+    def _continued(self, input_ids: Int64Array, past: Past | None) -> Int64Array:
+        before = past.input_ids if isinstance(past, FakePast) else input_ids[:, :0]
+        continued = np.concatenate([before, input_ids], axis=1)
+        if not self.takes_past or len(continued) != 1 or continued.shape[1] % 2:
+            raise ValueError("a past is of one prompt, of an even length, and of layout prefix")
+        return continued
 
-def fake_model(folder: Path, max_tokens: int = 8192, **settings: Any) -> Path:
+
+def fake_model(
+    folder: Path, max_tokens: int = 8192, dies_on: int | None = None, **settings: Any
+) -> Path:
     """Write a prepared model of a few kilobytes that onnxruntime can open; needs onnx.
 
     Its tokenizer takes a byte for a token. settings: fields of PreparedModel that are to differ.
+    dies_on: a batch that holds this id kills the process that scores it, on x86, by a signal that
+        nothing can catch.
 
     Returns the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / TOKENIZER_NAME).write_bytes(fake_tokenizer())
-    (folder / GRAPH_NAME).write_bytes(_fake_graph())
+    (folder / GRAPH_NAME).write_bytes(_fake_graph(dies_on))
     vocabulary = json.loads(fake_tokenizer())["model"]["vocab"]
     fields: dict[str, Any] = {
         "source": {"name": "shardrank.testing.fake_model", "files": {}},
@@ -148,7 +200,20 @@ def fake_tokenizer() -> bytes:
     return json.dumps(definition).encode()
 
 
-def _fake_graph() -> bytes:
+_DEADLY_STEPS: tuple[tuple[str, list[str], str], ...] = (
+    ("Equal", ["input_ids", "deadly_id"], "is_deadly"),
+    ("Cast", ["is_deadly"], "found"),
+    ("ReduceMax", ["found"], "any_found"),
+    ("Mul", ["any_found", "two"], "twice"),
+    ("Sub", ["one", "twice"], "sign"),
+    ("Div", ["lowest", "sign"], "quotient"),
+    ("Mul", ["quotient", "zero"], "nothing"),
+    ("Add", ["total", "nothing"], "survived"),
+)
+"""The lowest int64 divided by 1, or by -1 where the id is there: no number, and x86 traps."""
+
+
+def _fake_graph(dies_on: int | None) -> bytes:
     from onnx import TensorProto, checker, helper
 
     def constant(name: str, value: int) -> Any:
@@ -163,7 +228,8 @@ def _fake_graph() -> bytes:
         ("Mod", ["squared", "prime"], "reduced"),
         ("Mul", ["reduced", "attention_mask"], "masked"),
         ("ReduceSum", ["masked", "axis"], "total"),
-        ("Mod", ["total", "range"], "within"),
+        *(() if dies_on is None else _DEADLY_STEPS),
+        ("Mod", ["total" if dies_on is None else "survived", "range"], "within"),
         ("Cast", ["within"], "real"),
         ("Div", ["real", "scale"], "scaled"),
         ("Sub", ["scaled", "four"], "yes"),
@@ -171,15 +237,19 @@ def _fake_graph() -> bytes:
         ("Concat", ["yes", "no"], "logits"),
     ]
     attributes: dict[str, dict[str, int]] = {
-        "Cast": {"to": TensorProto.FLOAT},
-        "Concat": {"axis": 1},
+        "real": {"to": TensorProto.FLOAT},
+        "found": {"to": TensorProto.INT64},
+        "any_found": {"keepdims": 0},
+        "logits": {"axis": 1},
     }
     nodes = [
-        helper.make_node(kind, inputs, [output], name=output, **attributes.get(kind, {}))
+        helper.make_node(kind, inputs, [output], name=output, **attributes.get(output, {}))
         for kind, inputs, output in steps
     ]
     numbers = {"axis": 1, "place_factor": _PLACE_FACTOR, "id_factor": _ID_FACTOR}
     numbers |= {"prime": _PRIME, "range": _RANGE}
+    if dies_on is not None:
+        numbers |= {"deadly_id": dies_on, "one": 1, "two": 2, "lowest": -(2**63), "zero": 0}
     shape = ["num_prompts", "longest"]
     graph = helper.make_graph(
         nodes,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from shardrank.engine.model import builtin_folder
 from shardrank.engine.prompt import PromptBuilder, QueryTooLongError
 from shardrank.engine.ranking import sigmoid
-from shardrank.engine.reranker import DEMO, Reranker, score_prompts
+from shardrank.engine.reranker import DEMO, Reranker
+from shardrank.engine.scoring import score_prompts
 from shardrank.engine.tokenizer import Tokenizer
 from shardrank.errors import ConfigError, InputError, ModelError
 from shardrank.testing import FakeSession, fake_log_odds, fake_model, fake_tokenizer
@@ -43,14 +45,15 @@ def test_a_real_session_scores_as_the_fake_one(model_folder: Path, reranker: Rer
 def test_neither_order_nor_batches_change_a_score(
     reranker: Reranker, order: list[int], max_batch_tokens: int
 ) -> None:
-    reranker.max_batch_tokens = max_batch_tokens
+    reranker.options = replace(reranker.options, max_batch_tokens=max_batch_tokens)
     shuffled = reranker.score([PAIRS[index] for index in order])
     assert shuffled.tolist() == reranker.score(PAIRS)[order].tolist()
 
 
 def test_batches_keep_to_the_budget(model_folder: Path) -> None:
     session = FakeSession()
-    Reranker(model_folder, session=session, max_batch_tokens=1000).score(PAIRS * 5)
+    pairs = [("tea", f"{number:02d} leaves") for number in range(20)]
+    Reranker(model_folder, session=session, max_batch_tokens=1000).score(pairs)
     assert all(rows * longest <= 1000 for rows, longest in session.batch_shapes)
     assert sum(rows for rows, _ in session.batch_shapes) == 20
 
@@ -110,7 +113,7 @@ def test_an_exception_of_the_session_is_handed_on() -> None:
     prompts = PromptBuilder(FAKE).build("tea", ["green"])
     session = FakeSession(raise_on=[int(prompts[0][0])])
     with pytest.raises(RuntimeError, match="told to fail"):
-        score_prompts(session, prompts, pad_id=0, max_batch_tokens=4096)
+        score_prompts(session, prompts, pad_id=0)
 
 
 @pytest.mark.parametrize("pair", [("tea", "a\ud800b"), ("\udfff", "green")])

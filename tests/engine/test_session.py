@@ -7,14 +7,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from shardrank.engine.machine import instruction_set, num_cores, read_instruction_set
 from shardrank.engine.model import PreparedModel
-from shardrank.engine.session import (
-    instruction_set,
-    num_cores,
-    open_session,
-    read_instruction_set,
-    refuse_broken_mask,
-)
+from shardrank.engine.onnx_session import open_session
+from shardrank.engine.session import refuse_broken_mask
 from shardrank.errors import ModelError
 from shardrank.testing import FakeSession, fake_log_odds, fake_model
 

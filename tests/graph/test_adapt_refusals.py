@@ -156,11 +156,16 @@ def test_a_folder_with_safetensors_is_a_checkpoint(tmp_path: Path) -> None:
     assert prepare(tmp_path / "checkpoint", tmp_path / "model").precision == "w8a8"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "w8a8"])
-def test_another_precision_is_refused(tmp_path: Path, precision: str) -> None:
+def test_an_unknown_precision_is_refused(tmp_path: Path) -> None:
     path = copy_export("genai_q4", tmp_path / "export")
-    with pytest.raises(ModelError, match=f"{precision}.* there is as-is"):
-        prepare(path, tmp_path / "model", precision=precision)
+    with pytest.raises(ModelError, match="'int3' is not available .* there is as-is, w8a8, fp32"):
+        prepare(path, tmp_path / "model", precision="int3")
+
+
+def test_the_layout_of_gpus_is_refused(tmp_path: Path) -> None:
+    path = copy_export("genai_q4", tmp_path / "export")
+    with pytest.raises(ModelError, match="layout 'paged' is not .* there is padded, prefix"):
+        prepare(path, tmp_path / "model", layout="paged")
 
 
 def test_more_tokens_than_the_table_of_positions_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from exports import NO, YES, make_export
 from graph_models import pad, random_prompts
 from heads import HEADS, HIDDEN, MATRIX, VOCABULARY, Parts, dynamic_whole, node
-from shardrank.engine.session import open_session
+from shardrank.engine.onnx_session import open_session
 from shardrank.errors import ModelError
 from shardrank.graph.prepare import prepare
 

@@ -51,7 +51,9 @@ def test_no_path_of_this_machine_is_written(grouped: Built) -> None:
 
 
 def test_preparing_twice_gives_the_same_bytes(grouped: Built, tmp_path: Path) -> None:
-    again = prepare(grouped.source, tmp_path / "again", precision="fp32", max_tokens=1024)
+    again = prepare(
+        grouped.source, tmp_path / "again", precision="fp32", layout="padded", max_tokens=1024
+    )
     assert again == grouped.model
     for path in grouped.folder.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
@@ -108,7 +110,7 @@ def test_progress_is_told(checkpoint: Path, tmp_path: Path) -> None:
         ({"precision": "int2"}, "precision 'int2' is not available in this version; there is w8a8"),
         ({"precision": "int8", "block_size": 48}, "block size 48 is not available; choose 16, 32"),
         ({"precision": "w8a8", "block_size": 32}, "precision 'w8a8', which has no blocks"),
-        ({"layout": "paged"}, "layout 'paged' is not available in this version; there is padded"),
+        ({"layout": "paged-out"}, "unknown layout 'paged-out'; choose one of padded, prefix"),
         ({"prompt_style": "chat"}, "prompt style 'chat' is not available"),
         ({"max_tokens": 0}, "max_tokens = 0 was asked for"),
         ({"max_tokens": 50_000}, "max_position_embeddings = 40960; choose a number from 1"),

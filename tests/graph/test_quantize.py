@@ -19,7 +19,7 @@ from shardrank.graph.linear import Linear
 from shardrank.graph.quantize import quantize_blocks, quantize_rows
 from shardrank.graph.token_linear import TokenLinear
 from shardrank.graph.weights import Checkpoint
-from shardrank.graph.writer import GraphWriter
+from shardrank.graph.writer import GraphWriter, Tensor
 
 SHAPES = [(96, 64), (32, 48), (7, 33), (256, 1024)]
 floats = st.floats(-100, 100, width=32) | st.floats(-(2**-120), 2**-120, width=32)
@@ -113,9 +113,11 @@ class OneProduct:
             else:
                 linear = BlockLinear(writer, checkpoint, bits, 32)
             (output,) = linear.apply("values", ["a"])
-            writer.save({"values": ("rows", "inputs")}, output, ("rows", len(weights)))
+            writer.save(
+                [Tensor("values", ("rows", "inputs"), np.float32)],
+                [Tensor(output, ("rows", len(weights)), np.float32)],
+            )
         model = onnx.load(folder / "model.onnx")
-        model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
         self._session = onnxruntime.InferenceSession(model.SerializeToString())
 
     def run(self, values: np.ndarray) -> np.ndarray:

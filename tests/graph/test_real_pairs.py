@@ -15,8 +15,8 @@ import pytest
 
 from graph_models import Built, build_from, pad, random_prompts
 from oracles.checkpoints import Shape, make_random_checkpoint
+from shardrank.engine.onnx_session import open_session
 from shardrank.engine.prompt import PromptBuilder
-from shardrank.engine.session import open_session
 from shardrank.engine.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow
@@ -28,7 +28,7 @@ FIRST_ID = 264
 # pairs apart (most of their tokens are the same), so the error looks large: test_trained.py has a
 # model that does, where w8a8 is at 0.017 and int4 at 0.13; here int4's error is as large as what it
 # is to tell apart, and the bound only catches what is worse than noise.
-BOUNDS = {"int8": 0.06, "w8a8": 0.12, "int4": 2.0}
+BOUNDS = {"int8": 0.06, "w8a8": 0.09, "int4": 2.0}
 MAX_ROWS = 33
 
 

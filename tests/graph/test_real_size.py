@@ -14,7 +14,7 @@ import pytest
 from graph_models import pad, random_prompts
 from oracles.checkpoints import REAL_SHAPE, make_random_checkpoint
 from shardrank.engine.model import PreparedModel
-from shardrank.engine.session import open_session
+from shardrank.engine.onnx_session import open_session
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,6 +11,7 @@ import ray
 
 from shardrank.config import load_config
 from shardrank.job.cluster import connected
+from shardrank.job.opening import Job, open_job
 from shardrank.job.rerank import JobResult, rerank
 from shardrank.store.filesystem import Storage
 from shardrank.store.verify import verify
@@ -42,6 +43,10 @@ class Folders:
 
     def run(self, *settings: str, **options: Any) -> JobResult:
         return rerank(load_config(None, self.settings(*settings)), **options)
+
+    def open(self, *settings: str) -> Job:
+        """Plan the job, and no more."""
+        return open_job(load_config(None, self.settings(*settings)))
 
     def problems(self) -> tuple[str, ...]:
         """What an independent check of input against output finds."""

@@ -1,3 +1,6 @@
+import pytest
+import ray
+
 from shardrank.config import load_config
 from shardrank.job.cluster import Shape, shape_of
 
@@ -48,3 +51,10 @@ def test_settings_win() -> None:
 
 def test_a_dead_node_does_not_count() -> None:
     assert shape([node(CPU=8), {"Alive": False, "Resources": {"CPU": 8}}]).max_actors == 1
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_a_cluster_of_our_own_is_not_open_to_the_network() -> None:
+    assert ray.get_runtime_context().gcs_address.startswith("127.0.0.1:")
+    assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]

@@ -27,6 +27,7 @@ CHANGED = {
     "prompt.style": "vllm",
     "prompt.instruction": "other",
     "prompt.max_tokens": "256",
+    "prompt.long_documents": "windows",
     "errors.on_bad_row": "fail",
     "errors.max_bytes": "7",
 } | {key: "renamed" for key in known_keys() if ".columns." in key}
@@ -36,8 +37,11 @@ NEUTRAL = {
     "output.layout": "nested",
     "model.path": "elsewhere",
     "model.cache_folder": "elsewhere",
+    "prompt.window_tokens": "2000",
+    "prompt.window_stride": "100",
     "scoring.device": "cpu",
     "scoring.max_batch_tokens": "99",
+    "scoring.reuse_prefix": "false",
     "scoring.threads": "3",
     "errors.max_rejected_fraction": "0.5",
     "errors.max_failed_shards": "5",
@@ -49,6 +53,7 @@ NEUTRAL = {
     "cluster.cpus_per_actor": "2",
     "cluster.gpus_per_actor": "1",
     "cluster.no_progress_seconds": "5",
+    "lease.seconds": "5",
 }
 
 
@@ -70,6 +75,12 @@ def test_a_setting_that_shapes_rows_or_scores_is_part_of_the_job(key: str) -> No
 @pytest.mark.parametrize("key", NEUTRAL)
 def test_a_setting_that_changes_nothing_may_change_in_a_resume(key: str) -> None:
     assert fields(f"{key}={NEUTRAL[key]}") == fields()
+
+
+@pytest.mark.parametrize("key", ["prompt.window_tokens", "prompt.window_stride"])
+def test_windows_are_part_of_the_job_where_there_are_any(key: str) -> None:
+    windows = "prompt.long_documents=windows"
+    assert fields(windows) != fields(windows, f"{key}={NEUTRAL[key]}")
 
 
 def test_a_setting_that_says_what_the_model_says_is_no_change() -> None:

@@ -1,6 +1,5 @@
 import json
 import pickle
-from dataclasses import asdict
 
 import pyarrow as pa
 import pytest
@@ -10,7 +9,9 @@ from shardrank.engine.model import file_sha256
 from shardrank.errors import ConfigError
 from shardrank.job.cluster import require_devices
 from shardrank.job.opening import open_job
+from shardrank.job.parcel import Order
 from shardrank.job.worker import Scorer, read, write
+from shardrank.store.attempts import note_poison
 from shardrank.testing import fake_model
 from tables import row, write_nested, write_pairs
 
@@ -41,7 +42,7 @@ def scored(folders, *settings: str):
 
 
 def one_row(unit) -> pa.Table:
-    return pa.table({"unit": [json.dumps(asdict(unit))]})
+    return pa.Table.from_pylist([Order(unit, 1, 3).to_row()])
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])
@@ -85,3 +86,30 @@ def test_what_a_job_cut_is_no_problem_to_verify(folders, tmp_path, layout, setti
         )
         assert receipt["outcome"] == "committed"
     assert folders.problems() == ()
+
+
+@pytest.mark.parametrize("layout", ["nested", "pairs"])
+def test_a_row_that_is_known_to_kill_is_rejected_and_not_scored(folders, tmp_path, layout) -> None:
+    writes = write_nested if layout == "nested" else write_pairs
+    writes(folders.input / "a.parquet", [row(number) for number in range(3)])
+    fake_model(tmp_path / "model")
+    settings = (f"model.path={tmp_path}/model", f"input.layout={layout}", "units.pairs=100")
+    job, spec = scored(folders, *settings)
+    [unit] = job.plan.units
+    note_poison(job.output, unit, 1)
+    order = pa.Table.from_pylist([Order(unit, 1, 3, (1,)).to_row()])
+    receipt = json.loads(write(Scorer(spec)(read(order, spec)), spec)["receipt"][0].as_py())
+    assert receipt["counts"]["rows_rejected"] == 1
+    assert folders.problems() == ()
+
+
+def test_a_unit_that_used_up_its_attempts_is_not_scored(folders, tmp_path) -> None:
+    write_nested(folders.input / "a.parquet", [row(1)])
+    fake_model(tmp_path / "model")
+    job, spec = scored(folders, f"model.path={tmp_path}/model")
+    parcel = read(one_row(job.plan.units[0]), spec)
+    scorer = Scorer(spec)
+    for _ in range(3):
+        scorer(parcel)
+    receipt = json.loads(write(scorer(parcel), spec)["receipt"][0].as_py())
+    assert (receipt["outcome"], receipt["code"]) == ("failed", "worker_died")

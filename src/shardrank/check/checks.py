@@ -9,6 +9,7 @@ from pathlib import Path
 from shardrank.check.batches import log_odds
 from shardrank.check.padding import check_lengths, check_padding
 from shardrank.check.pairs import judged_pairs
+from shardrank.check.prefix import check_prefix
 from shardrank.check.reference import check_reference, longest_prompt, refuse_useless
 from shardrank.check.report import CheckReport
 from shardrank.check.result import CheckResult
@@ -16,8 +17,9 @@ from shardrank.check.scores import check_golden, check_scores
 from shardrank.check.speed import measure_speed
 from shardrank.check.tokens import check_prompt_ids, check_tokens
 from shardrank.engine.model import PreparedModel, builtin_folder
-from shardrank.engine.reranker import DEFAULT_MAX_BATCH_TOKENS, score_prompts
-from shardrank.engine.session import Device, Session, open_session
+from shardrank.engine.onnx_session import open_session
+from shardrank.engine.scoring import score_prompts
+from shardrank.engine.session import Device, Session
 from shardrank.engine.tokenizer import Tokenizer
 from shardrank.errors import ConfigError, ModelError
 
@@ -73,6 +75,7 @@ def check_graph(session: Session, model: PreparedModel) -> list[CheckResult]:
     """The checks that ask the graph about random ids."""
     return [
         *_guarded("padding", lambda: check_padding(session, model)),
+        *_guarded("prefix reuse", lambda: check_prefix(session, model)),
         *_guarded("lengths", lambda: [check_lengths(session, model)]),
         *_guarded("speed", lambda: [measure_speed(session, model)]),
     ]
@@ -86,7 +89,7 @@ def check_pairs(
     limit = longest_prompt(model, reference)
     try:
         prompts = pairs.prompts(tokenizer, model, limit)
-        logits = score_prompts(session, prompts, model.pad_id, DEFAULT_MAX_BATCH_TOKENS)
+        logits = score_prompts(session, prompts, model.pad_id)
     except ConfigError as error:
         return [CheckResult("scores", "fail", str(error))]
     except Exception as error:  # onnxruntime's errors have no common base

@@ -11,8 +11,8 @@ from shardrank.check.agreement import compare, judge
 from shardrank.check.pairs import JudgedPairs
 from shardrank.check.result import CheckResult
 from shardrank.engine.model import FILE_NAME, TOKENIZER_NAME, PreparedModel, file_sha256
-from shardrank.engine.reranker import DEFAULT_MAX_BATCH_TOKENS, score_prompts
-from shardrank.engine.session import open_session
+from shardrank.engine.onnx_session import open_session
+from shardrank.engine.scoring import score_prompts
 from shardrank.errors import ModelError
 from shardrank.types import Float32Array, Float64Array, Prompts
 
@@ -97,7 +97,7 @@ def prepared_logits(folder: Path, prompts: Prompts) -> Float32Array:
     """
     model = PreparedModel.load(folder)
     session = open_session(folder, model)
-    return score_prompts(session, prompts, model.pad_id, DEFAULT_MAX_BATCH_TOKENS)
+    return score_prompts(session, prompts, model.pad_id)
 
 
 def missing_packages() -> list[str]:

@@ -13,7 +13,7 @@ from shardrank.check.result import CheckResult, judge_difference
 from shardrank.engine.model import PreparedModel
 from shardrank.engine.prompt import PromptBuilder
 from shardrank.engine.ranking import sigmoid
-from shardrank.engine.reranker import DEFAULT_MAX_BATCH_TOKENS, score_prompts
+from shardrank.engine.scoring import score_prompts
 from shardrank.engine.session import Session
 from shardrank.engine.tokenizer import Tokenizer
 from shardrank.types import Float64Array
@@ -52,7 +52,7 @@ def check_golden(session: Session, model: PreparedModel, tokenizer: Tokenizer) -
     prompts = PromptBuilder(tokenizer, "transformers").build(
         pairs[0].query, [pair.document for pair in pairs], pairs[0].instruction
     )
-    logits = score_prompts(session, prompts, model.pad_id, DEFAULT_MAX_BATCH_TOKENS)
+    logits = score_prompts(session, prompts, model.pad_id)
     return judge_golden(log_odds(logits), model.precision)
 
 

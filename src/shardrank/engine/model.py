@@ -107,6 +107,15 @@ class PreparedModel:
                 f"differs); copy the folder again, or make it again with `shardrank prepare`."
             )
 
+    @property
+    def batch_dependence(self) -> dict[str, Any]:
+        """Whether a score depends on its batch, and by how much a check saw log-odds move."""
+        return {
+            "precision": self.precision,
+            "batch_dependent": self.batch_dependent,
+            "batch_difference": (self.check or {}).get("batch_difference"),
+        }
+
     def with_check(self, check: dict[str, Any]) -> PreparedModel:
         """The same model with what a check found."""
         return replace(self, check=check)

@@ -120,6 +120,7 @@ class PromptBuilder:
 
     instruction: for queries that bring none of their own.
     max_tokens: the longest prompt; the end of the document is cut to keep to it.
+    whole: do not cut, for somebody who makes windows of a document.
     shares_prefix: False where this tokenizer does not allow a prefix to be encoded apart.
 
     Raises ConfigError if max_tokens has no room for the template itself.
@@ -131,6 +132,8 @@ class PromptBuilder:
         style: PromptStyle = "transformers",
         instruction: str = DEFAULT_INSTRUCTION,
         max_tokens: int = 8192,
+        *,
+        whole: bool = False,
     ) -> None:
         try:
             instruction.encode()
@@ -139,17 +142,28 @@ class PromptBuilder:
         self.style = style
         self.instruction = instruction
         self.max_tokens = max_tokens
+        self.whole = whole
         self._tokenizer = tokenizer
         self._template = TEMPLATES[style]
         self._system = tokenizer.encode_template(_SYSTEM_TURN)
         self._suffix = tokenizer.encode_template(self._template.suffix)
         self.shares_prefix = parts_add_up(tokenizer, self._template)
+        if whole and not self.shares_prefix:
+            raise ConfigError(
+                "long_documents = windows needs a tokenizer that encodes query and document apart, "
+                "and this one does not; set prompt.long_documents to truncate"
+            )
         smallest = int(self.build_many([""], [], np.zeros(0, np.int64)).num_fixed[0]) + 1
         if max_tokens < smallest:
             raise ConfigError(
                 f"max_tokens = {max_tokens} leaves no room for a document: the template and the "
                 f"instruction alone need {smallest}; raise max_tokens."
             )
+
+    @property
+    def num_suffix(self) -> int:
+        """Ids behind the document."""
+        return len(self._suffix)
 
     def build(
         self, query: str, documents: Sequence[str], instruction: str | None = None
@@ -224,7 +238,7 @@ class PromptBuilder:
 
     def _encode(self, texts: Sequence[str]) -> list[Int32Array]:
         # No more ids than a prompt may have are ever used of one text.
-        return self._tokenizer.encode_texts(texts, self.max_tokens)
+        return self._tokenizer.encode_texts(texts, None if self.whole else self.max_tokens)
 
     def _assemble(
         self,
@@ -237,7 +251,7 @@ class PromptBuilder:
         skipped = too_long[query_index]
         num_front = np.array([len(front) for front in fronts], np.int64)[query_index]
         num_body = np.array([len(body) for body in bodies], np.int64)
-        room = self.max_tokens - num_front - len(self._suffix)
+        room = num_body if self.whole else self.max_tokens - num_front - len(self._suffix)
         num_kept = np.minimum(num_body, room)
         lengths = np.where(skipped, 0, num_front + num_kept + len(self._suffix))
         pieces: list[Int32Array] = [np.zeros(0, np.int32)]

@@ -9,17 +9,25 @@ from pathlib import Path
 import numpy as np
 
 from shardrank.config import PromptStyle
-from shardrank.engine.batching import left_pad, plan_batches
+from shardrank.engine.machine import num_cores
 from shardrank.engine.model import PreparedModel, builtin_folder
+from shardrank.engine.onnx_session import open_session
 from shardrank.engine.prompt import BuiltPrompts, PromptBuilder, QueryTooLongError
 from shardrank.engine.ranking import log_odds, rank_order, sigmoid
-from shardrank.engine.session import Device, Session, open_session
+from shardrank.engine.scoring import (
+    DEFAULT_MAX_BATCH_TOKENS,
+    MAX_TOKENS_IN_HAND,
+    MAX_TOKENS_IN_HAND_PER_CALLER,
+    ScoringOptions,
+    score_prompts,
+)
+from shardrank.engine.session import Device, Session
 from shardrank.engine.tokenizer import Tokenizer
+from shardrank.engine.windows import Windows, best_of_windows, cut_windows
 from shardrank.errors import ConfigError, InputError, ModelError
 from shardrank.types import Float32Array, Prompts
 
 DEMO = "demo"
-DEFAULT_MAX_BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +55,15 @@ class Reranker:
         >>> best = reranker.rank("What do bees eat?", ["Nectar.", "Rooks move straight."])[0]
 
     model: a prepared model's folder, or "demo" for the one that comes with shardrank.
-    device: "cpu" (default) or "cuda". threads: of the session; None for every core it may use.
-    max_batch_tokens: tokens of one batch, padding included; more is faster and takes more memory.
+    device: "cpu" (default) or "cuda". threads: that compute; None for every core it may use.
+    max_batch_tokens: tokens of one batch, padding included; more takes more memory.
+    reuse_prefix: compute once what prompts have in common, where the model's layout allows.
     prompt_style, instruction, max_tokens: None for what the model was prepared with.
+    windows: score long documents in windows, the best of which counts, instead of cutting them.
     session: takes the place of the model's own; shardrank.testing.FakeSession fits.
 
     Attributes of these names hold what is in force: model, tokenizer, prompts (the builder),
-    session, max_batch_tokens.
+    session, options, windows.
 
     Raises ModelError if the model cannot be used, ConfigError for a setting that it cannot honour.
     """
@@ -65,9 +75,11 @@ class Reranker:
         device: Device | None = None,
         threads: int | None = None,
         max_batch_tokens: int | None = None,
+        reuse_prefix: bool = True,
         prompt_style: PromptStyle | None = None,
         instruction: str | None = None,
         max_tokens: int | None = None,
+        windows: Windows | None = None,
         session: Session | None = None,
     ) -> None:
         folder = builtin_folder() if model == DEMO else Path(model)
@@ -80,11 +92,20 @@ class Reranker:
             prompt_style or self.model.prompt_style,
             self.model.instruction if instruction is None else instruction,
             _max_tokens(max_tokens, self.model),
+            whole=windows is not None,
         )
+        self.windows = windows
+        # A thread that calls a session of one thread wastes nothing at the end of each operator.
+        num_callers = (threads or num_cores()) if device != "cuda" else 1
         self.session = session or open_session(
-            folder, self.model, device=device or "cpu", threads=threads
+            folder, self.model, device=device or "cpu", threads=1
         )
-        self.max_batch_tokens = max_batch_tokens or DEFAULT_MAX_BATCH_TOKENS
+        self.options = ScoringOptions(
+            max_batch_tokens=max_batch_tokens or DEFAULT_MAX_BATCH_TOKENS,
+            num_callers=num_callers,
+            reuse_prefix=reuse_prefix,
+            max_tokens_in_hand=max(MAX_TOKENS_IN_HAND, num_callers * MAX_TOKENS_IN_HAND_PER_CALLER),
+        )
 
     @property
     def description(self) -> dict[str, str]:
@@ -146,8 +167,14 @@ class Reranker:
         ]
 
     def score_prompts(self, prompts: Prompts) -> Float32Array:
-        """Logits of prompts; see the function of that name."""
-        return score_prompts(self.session, prompts, self.model.pad_id, self.max_batch_tokens)
+        """Logits of prompts; see engine.scoring."""
+        pad_id = self.model.pad_id
+        if self.windows is None:
+            return score_prompts(self.session, prompts, pad_id, self.options)
+        cut, owner_of = cut_windows(
+            prompts, self.windows, self.prompts.num_suffix, self.prompts.max_tokens
+        )
+        return best_of_windows(score_prompts(self.session, cut, pad_id, self.options), owner_of)
 
     def log_odds_of(self, built: BuiltPrompts) -> Float32Array:
         """Log-odds of prompts, float32 [num_prompts], all finite.
@@ -168,20 +195,6 @@ class Reranker:
                 f"`shardrank check` tells whether the model or this machine is at fault."
             )
         return values
-
-
-def score_prompts(
-    session: Session, prompts: Prompts, pad_id: int, max_batch_tokens: int
-) -> Float32Array:
-    """Logits (yes, no), float32 [num_prompts, 2], in the order of the prompts.
-
-    What the model gives is handed on, NaN too; a prompt without tokens has a row of NaN.
-    """
-    logits = np.full((len(prompts), 2), np.nan, np.float32)
-    for batch in plan_batches(prompts.lengths, max_batch_tokens):
-        input_ids, attention_mask = left_pad(prompts, batch, pad_id)
-        logits[batch] = session.run(input_ids, attention_mask)
-    return logits
 
 
 def refuse_broken_text(texts: Sequence[str], what: str) -> None:

@@ -1,4 +1,4 @@
-"""Somebody else's ONNX export becomes a model of layout `padded`, its weights as they are."""
+"""Somebody else's ONNX export becomes a model of layout `padded` or `prefix`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
+from shardrank.engine.layouts import past_names
 from shardrank.engine.model import GRAPH_NAME, TOKENIZER_NAME
 from shardrank.errors import ModelError
 from shardrank.graph.answers import AnswerIds, find_answer_ids
 from shardrank.graph.cache import supply_inputs
+from shardrank.graph.conversion import AS_IS, Conversion, choose_conversion
 from shardrank.graph.edited import EditedGraph
 from shardrank.graph.export import Export
 from shardrank.graph.head import HeadCut, find_head
 from shardrank.graph.origin import Origin, find_tokenizer, read_origin
+from shardrank.graph.past import ExportPast
 from shardrank.graph.rows import align_rows
 from shardrank.graph.saving import save_graph
 from shardrank.graph.trial import Trial
 
-AS_IS = "as-is"
+EXPORT_LAYOUTS = ("padded", "prefix")
 _LOGITS = "logits"
 
 
@@ -29,6 +32,7 @@ _LOGITS = "logits"
 class Adapted:
     """What was written, for reranker.json.
 
+    origin: of the export, with the precision and the steadiness of what was made of it.
     answers: ids of the two columns, and of padding. source: paths of the files that were read.
     """
 
@@ -56,10 +60,12 @@ def find_export(source: Path) -> Path | None:
     return found[0] if found else None
 
 
-def adapt(path: Path, folder: Path) -> Adapted:
+def adapt(path: Path, folder: Path, *, precision: str = AS_IS, layout: str = "padded") -> Adapted:
     """Write the graph and the tokenizer of an export into an existing folder.
 
     path: an .onnx file, with its external data beside it and tokenizer.json there or one level up.
+    precision: "as-is" keeps the weights; another converts them (conversion.Conversion).
+    layout: "padded", or "prefix" (past.ExportPast).
 
     The graph that is written takes input_ids and attention_mask, int64 [batch, sequence], padded on
     either side, and gives logits, float32 [batch, 2], at each row's last token: rows are rolled to
@@ -78,15 +84,25 @@ def adapt(path: Path, folder: Path) -> Adapted:
     graph.free_name(_LOGITS)
     head = find_head(graph, own_logits)
     origin = read_origin(graph, head, logits)
+    quantizes = origin.precision == "fp32"
+    target = choose_conversion(path, origin.precision, precision)
+    if target is not None:
+        origin = origin.converted(target)
+    past = ExportPast(graph, origin) if layout == "prefix" else None
     answers = find_answer_ids(tokenizer, head.vocabulary_size, "the head's number of columns")
     ids = (answers.yes, answers.no)
-    trial = Trial.of(graph, logits.name, origin, ids)
+    trial = Trial.of(graph, logits.name, origin, ids, converted=target is not None)
 
-    rows = align_rows(graph, even=not origin.dynamic)
-    cut = HeadCut(graph, head, ids, rows.last).apply()
-    supply_inputs(graph, rows)
+    rows = align_rows(graph, even=not origin.dynamic, past=past_names(0)[0] if past else None)
+    cut = HeadCut(graph, head, ids, rows.last, keeps_scale=target is None).apply()
+    supply_inputs(graph, rows, keeps_past=past is not None)
     graph.node("Cast", [cut], "head.float", output=_LOGITS, to=TensorProto.FLOAT)
-    graph.finish([helper.make_tensor_value_info(_LOGITS, TensorProto.FLOAT, ["batch", 2])])
+    presents = past.connect(rows) if past else []
+    two = helper.make_tensor_value_info(_LOGITS, TensorProto.FLOAT, ["batch", 2])
+    graph.finish([two, *presents])
+    if target is not None:
+        # Behind the cut, so that nothing of the whole head is converted.
+        Conversion(EditedGraph(export), target, quantizes=quantizes).apply()
 
     save_graph(export, folder)
     shutil.copyfile(tokenizer, folder / TOKENIZER_NAME)

@@ -31,12 +31,14 @@ def is_past(value: onnx.ValueInfoProto) -> bool:
     )
 
 
-def supply_inputs(graph: EditedGraph, rows: Rows) -> None:
+def supply_inputs(graph: EditedGraph, rows: Rows, *, keeps_past: bool = False) -> None:
     """Make the graph ask for input_ids and attention_mask alone.
 
     The rolled rows take the place of both, row positions that of position_ids, a cache of length 0
     that of the past, and 0 that of num_logits_to_keep. Raises ModelError for any other input, and
     for a past whose shape is needed and not known.
+
+    keeps_past: leave the past an input (graph.past).
     """
     given = {value.name: value for value in graph.inputs}
     for name in (IDS, MASK):
@@ -52,6 +54,8 @@ def supply_inputs(graph: EditedGraph, rows: Rows) -> None:
         elif name in NUM_LOGITS:
             _replace(graph, value, graph.weight("num_logits", np.zeros(_sizes(value), np.int64)))
         elif is_past(value):
+            if keeps_past:
+                continue
             _supply_past(graph, value)
         else:
             raise ModelError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from shardrank.graph.export import Export, graphs_of, nodes_of
 class EditedGraph:
     """The graph of an export, which it changes in place.
 
-    New nodes stand either before all others (`front=True`), or behind them. Names that are asked
-    for are made unique, since the export's own names are not known.
+    New nodes stand before all others (`front=True`), right before one of the export's own nodes
+    (`before=node`), or behind all. Names that are asked for are made unique, since the export's
+    own names are not known.
     """
 
     def __init__(self, export: Export) -> None:
@@ -27,6 +28,8 @@ class EditedGraph:
         self._producers = {name: node for node in self.proto.node for name in node.output if name}
         self._own = list(self.proto.node)
         self._front: list[onnx.NodeProto] = []
+        self._dropped: set[int] = set()
+        self._before: dict[int, list[onnx.NodeProto]] = {}
         self._back: list[onnx.NodeProto] = []
         self._weights: list[onnx.TensorProto] = []
         self._names = {
@@ -38,6 +41,12 @@ class EditedGraph:
     def nodes(self) -> list[onnx.NodeProto]:
         """The export's own nodes, in order."""
         return self._own
+
+    @property
+    def opset(self) -> int:
+        """The version of the standard operators."""
+        opsets = self.export.model.opset_import
+        return int(next(each.version for each in opsets if each.domain in ("", "ai.onnx")))
 
     @property
     def inputs(self) -> list[onnx.ValueInfoProto]:
@@ -73,10 +82,14 @@ class EditedGraph:
 
     def rename_uses(self, old: str, new: str) -> None:
         """Let every node of the export that reads `old` read `new`; added nodes keep theirs."""
+        self.rename_all({old: new})
+
+    def rename_all(self, names: Mapping[str, str]) -> None:
+        """The same for several values at once, whose names may change places."""
         for node in nodes_of(self.proto):
             for place, name in enumerate(node.input):
-                if name == old:
-                    node.input[place] = new
+                if name in names:
+                    node.input[place] = names[name]
 
     def free_name(self, name: str) -> str:
         """Rename a value of the export everywhere, and return its new name."""
@@ -97,6 +110,7 @@ class EditedGraph:
         *,
         domain: str = "",
         front: bool = False,
+        before: onnx.NodeProto | None = None,
         num_outputs: int = 1,
         output: str | None = None,
         **attributes: Any,
@@ -111,7 +125,12 @@ class EditedGraph:
         made = helper.make_node(
             operator, list(inputs), names, name=name, domain=domain, **attributes
         )
-        (self._front if front else self._back).append(made)
+        self._import(domain)
+        if before is not None:
+            # The export's own nodes are kept alive, so that an id means one of them.
+            self._before.setdefault(id(before), []).append(made)
+        else:
+            (self._front if front else self._back).append(made)
         return names[0]
 
     def copy(self, node: onnx.NodeProto, inputs: Sequence[str], name: str) -> onnx.NodeProto:
@@ -133,6 +152,24 @@ class EditedGraph:
         self._weights.append(numpy_helper.from_array(np.array(values, order="C"), name))
         return name
 
+    def computed_weight(
+        self, name: str, shape: Sequence[int], dtype: Any, make: Callable[[], NDArray[Any]]
+    ) -> str:
+        """Add an initializer whose values are made when they are written."""
+        name = self._unique(name)
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        self._weights.append(onnx.TensorProto(name=name, dims=shape, data_type=kind))
+        self.export.compute(name, make)
+        return name
+
+    def drop_node(self, node: onnx.NodeProto) -> None:
+        """Leave out one of the export's own nodes; another makes its outputs."""
+        self._dropped.add(id(node))
+
+    def add_input(self, value: onnx.ValueInfoProto) -> None:
+        """Let the graph ask for one more input."""
+        self.proto.input.append(value)
+
     def drop_input(self, name: str) -> None:
         """Let the graph no longer ask for an input."""
         kept = [value for value in self.proto.input if value.name != name]
@@ -141,7 +178,11 @@ class EditedGraph:
 
     def finish(self, outputs: Sequence[onnx.ValueInfoProto]) -> None:
         """Set the outputs, and drop every node and weight that none of them needs."""
-        nodes = [*self._front, *self._own, *self._back]
+        nodes = [*self._front]
+        for node in self._own:
+            nodes += self._before.get(id(node), [])
+            nodes += [] if id(node) in self._dropped else [node]
+        nodes += self._back
         needed = {value.name for value in outputs}
         kept = []
         for node in reversed(nodes):
@@ -149,6 +190,7 @@ class EditedGraph:
                 kept.append(node)
                 needed |= _reads(node)
         inputs = [_copy(value) for value in self.inputs]
+        outputs = [_copy(value) for value in outputs]
         kept = [_copy(node) for node in reversed(kept)]
         for field, values in (("node", kept), ("input", inputs), ("output", outputs)):
             self.proto.ClearField(field)
@@ -161,6 +203,12 @@ class EditedGraph:
         # Shapes that an exporter noted down hold no longer.
         self.proto.ClearField("value_info")
         self.proto.ClearField("quantization_annotation")
+
+    def _import(self, domain: str) -> None:
+        """Say that operators of a domain are used: exporters leave out what they do not need."""
+        known = {opset.domain for opset in self.export.model.opset_import}
+        if domain and domain not in known:
+            self.export.model.opset_import.append(helper.make_opsetid(domain, 1))
 
     def _unique(self, name: str) -> str:
         while name in self._names:

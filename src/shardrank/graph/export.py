@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -53,6 +53,7 @@ class Export:
         self.model = _parse(path)
         self.files = [path.name]
         self._stored: dict[str, Stored] = {}
+        self._computed: dict[str, Callable[[], NDArray[Any]]] = {}
         _refuse_foreign_operators(self.model, path)
         _refuse_old_opset(self.model, path)
         _refuse_disorder(self.model.graph, path)
@@ -70,8 +71,21 @@ class Export:
         """Where an external tensor lies; None for one inside the .onnx file."""
         return self._stored.get(tensor.name)
 
+    def compute(self, name: str, make: Callable[[], NDArray[Any]]) -> None:
+        """Let the values of a new tensor be made each time that they are asked for.
+
+        The weights of a large model in another precision need not be in memory together.
+        """
+        self._computed[name] = make
+
+    def is_computed(self, tensor: onnx.TensorProto) -> bool:
+        """Whether a tensor has no bytes of its own."""
+        return tensor.name in self._computed
+
     def array(self, tensor: onnx.TensorProto) -> NDArray[Any]:
         """The values of a tensor, of the tensor's shape; external ones are mapped, not read."""
+        if tensor.name in self._computed:
+            return self._computed[tensor.name]()
         stored = self.stored(tensor)
         if stored is None:
             values: NDArray[Any] = numpy_helper.to_array(tensor)
@@ -86,7 +100,7 @@ class Export:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
         path = _resolve(self.path, location, tensor.name)
-        length = _num_bytes(tensor)
+        length = num_bytes(tensor)
         try:
             offset = int(entries.get("offset", 0))
             stated = int(entries.get("length", length))
@@ -206,7 +220,8 @@ def _roots(folder: Path) -> list[Path]:
     return [folder, *(parent.parent / "blobs" for parent in snapshots[:1])]
 
 
-def _num_bytes(tensor: onnx.TensorProto) -> int:
+def num_bytes(tensor: onnx.TensorProto) -> int:
+    """What the values of a tensor take, by its shape and type."""
     count: int = math.prod(tensor.dims)
     if tensor.data_type in _PACKED:
         return (count + 1) // 2

@@ -64,17 +64,19 @@ class HeadCut:
 
     ids: the columns that are kept, in their order.
     last: name of the place of each row's last token, int64 [batch, 1].
+    keeps_scale: with dynamic quantization, take the last token behind its DynamicQuantizeLinear,
+        whose scale stays that of the whole batch, so that a row alone gets the export's own
+        numbers bit for bit.
 
     Weights are copied, never changed: a tied embedding reads the same ones. The last token is
-    taken right before the product; with dynamic quantization that is behind its
-    DynamicQuantizeLinear, whose scale stays that of the whole batch, so that a row alone gets the
-    export's own numbers bit for bit.
+    taken right before the product.
     """
 
     graph: EditedGraph
     head: Head
     ids: tuple[int, int]
     last: str
+    keeps_scale: bool = True
     _renamed: dict[str, str] = field(default_factory=dict)
 
     def apply(self) -> str:
@@ -127,15 +129,16 @@ class HeadCut:
             return self._tokens(node.input[0])
         if node is not None and node.op_type in _PASSING:
             return str(self.graph.copy(node, [self._tokens(node.input[0])], "head.cast").output[0])
-        if node is not None and node.op_type == _QUANTIZE and self._is_selected(node.input[0]):
+        if node is not None and node.op_type == _QUANTIZE and self._is_before(node):
             made = self.graph.copy(node, [self._tokens(node.input[0])], "head.quantized")
             self._renamed.update(zip(node.output, made.output, strict=True))
             return str(made.output[0])
         return self.graph.node("GatherND", [name, self.last], "head.last_token", batch_dims=1)
 
-    def _is_selected(self, name: str) -> bool:
-        node = self.graph.producer(name)
-        return node is not None and node.op_type in _SELECTING
+    def _is_before(self, quantizer: onnx.NodeProto) -> bool:
+        """Whether tokens are taken before they are quantized."""
+        node = self.graph.producer(quantizer.input[0])
+        return not self.keeps_scale or (node is not None and node.op_type in _SELECTING)
 
     def _side(self, name: str, node: onnx.NodeProto) -> str:
         """A bias, scale or zero point, cut where it has one number for each column."""

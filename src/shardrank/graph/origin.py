@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,10 @@ class Origin:
     precision: str
     dynamic: bool
     batch_dependent: bool
+
+    def converted(self, precision: str) -> Origin:
+        """The same in a precision whose products do not depend on the number of rows."""
+        return replace(self, precision=precision, dynamic=False, batch_dependent=False)
 
 
 def find_beside(export: Path, name: str) -> Path | None:

@@ -2,69 +2,68 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
-from onnx import TensorProto
 
-from shardrank.graph.writer import GraphWriter
+from shardrank.graph.aligned_rows import align_rows
+from shardrank.graph.architecture import Architecture
+from shardrank.graph.writer import MICROSOFT, GraphWriter, Tensor
 
-INPUTS = {
-    "input_ids": ("batch", "sequence"),
-    "attention_mask": ("batch", "sequence"),
-}
+BATCH_INPUTS = (
+    Tensor("input_ids", ("batch", "sequence"), np.int64),
+    Tensor("attention_mask", ("batch", "sequence"), np.int64),
+)
 
 
-@dataclass(frozen=True, slots=True)
-class AlignedRows:
-    """Names of the values that describe a batch whose rows begin at column 0.
+class PaddedLayout:
+    """input_ids and attention_mask, int64 [batch, sequence], to logits, float32 [batch, 2].
 
-    ids: int64 [batch, width], where width is sequence rounded up to an even number.
-    last: int64 [batch, 1], the place of each row's last token.
-    last_int32: int32 [batch], the same, for GroupQueryAttention (seqlens_k).
-    width: int32 scalar, the number of columns (total_sequence_length).
+    past: as for align_rows; what a layout that has one is built on.
     """
 
-    ids: str
-    last: str
-    last_int32: str
-    width: str
+    num_axes = 2
+    norms_heads = False
 
+    def __init__(
+        self, writer: GraphWriter, architecture: Architecture, past: str | None = None
+    ) -> None:
+        self._writer = writer
+        self._architecture = architecture
+        self._rows = align_rows(writer, past)
 
-def align_rows(writer: GraphWriter) -> AlignedRows:
-    """Append the nodes from input_ids and attention_mask (1 a token, 0 padding) to aligned rows.
+    def ids(self) -> str:
+        """int64 [batch, width], each row from column 0."""
+        return self._rows.ids
 
-    GroupQueryAttention takes the first tokens of a row for the valid ones, which left padding
-    breaks without an error. So each row is rolled by the place of its first token: exact for
-    padding on either side. A row without a token counts as one of length 1: its logits mean
-    nothing, and its neighbours are not disturbed.
+    def attend(self, query: str, key: str, value: str, name: str, layer: int) -> str:
+        """One layer's attention, [batch, width, heads x size]; layer is not needed here."""
+        # Nobody reads the cache; its names select the kernel that is faster on long rows.
+        presents = (f"{name}.present_key", f"{name}.present_value")
+        return self.attend_after((query, key, value), ("", ""), presents, name)
 
-    The width is even because the attention works in blocks of columns, and a last block of one
-    column goes through another kernel that rounds otherwise: a prompt of 513 tokens would get
-    logits that depend on its neighbours' lengths (5e-7, on 1.32). So would a prompt of one token.
-    """
-    zero = writer.constant("rows.zero", np.array(0, np.int64))
-    one = writer.constant("rows.one", np.array(1, np.int64))
-    two = writer.constant("rows.two", np.array(2, np.int64))
-    axis = writer.constant("rows.axis", np.array([1], np.int64))
+    def attend_after(
+        self, values: Sequence[str], pasts: Sequence[str], presents: Sequence[str], name: str
+    ) -> str:
+        """The attention node; values: query, key, value; pasts and presents: key, value."""
+        rows = self._rows
+        return self._writer.node(
+            "GroupQueryAttention",
+            [*values, *pasts, rows.last_seen, rows.num_seen, "rotary.cosines", "rotary.sines"],
+            name,
+            outputs=[name, *presents],
+            domain=MICROSOFT,
+            num_heads=self._architecture.num_heads,
+            kv_num_heads=self._architecture.num_key_value_heads,
+            do_rotary=1,
+        )
 
-    shape = writer.node("Shape", ["input_ids"], "rows.shape", start=1, end=2)
-    sequence = writer.node("Squeeze", [shape], "rows.sequence")
-    odd = writer.node("Mod", [sequence, two], "rows.odd")
-    width = writer.node("Add", [sequence, odd], "rows.width")
-    columns = writer.node("Range", [zero, width, one], "rows.columns")
-    first = writer.node("ArgMax", ["attention_mask"], "rows.first", axis=1, keepdims=1)
-    shifted = writer.node("Add", [first, columns], "rows.shifted")
-    places = writer.node("Mod", [shifted, sequence], "rows.places")
-    ids = writer.node("GatherElements", ["input_ids", places], "rows.ids", axis=1)
+    def last(self, values: str) -> str:
+        """From [batch, width, n] to [batch, n]."""
+        return self._writer.node(
+            "GatherND", [values, self._rows.last], f"{values}.last", batch_dims=1
+        )
 
-    length = writer.node("ReduceSum", ["attention_mask", axis], "rows.length", keepdims=1)
-    before = writer.node("Sub", [length, one], "rows.length_less_one")
-    last = writer.node("Max", [before, zero], "rows.last")
-    flat = writer.node("Squeeze", [last, axis], "rows.last_flat")
-    return AlignedRows(
-        ids=ids,
-        last=last,
-        last_int32=writer.node("Cast", [flat], "rows.last_int32", to=TensorProto.INT32),
-        width=writer.node("Cast", [width], "rows.width_int32", to=TensorProto.INT32),
-    )
+    def save(self, logits: str) -> None:
+        """Write the graph."""
+        self._writer.save(BATCH_INPUTS, (Tensor(logits, ("batch", 2), np.float32),))

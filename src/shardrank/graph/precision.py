@@ -11,6 +11,7 @@ from shardrank.errors import ModelError
 from shardrank.graph.block_linear import BlockLinear
 from shardrank.graph.float_linear import FloatLinear
 from shardrank.graph.linear import Linear
+from shardrank.graph.mixed_linear import MixedLinear
 from shardrank.graph.token_linear import TokenLinear
 from shardrank.graph.weights import Checkpoint
 from shardrank.graph.writer import GraphWriter
@@ -63,11 +64,22 @@ def is_batch_dependent(precision: str, block_size: int | None) -> bool:
 
 
 def make_linear(
-    precision: str, block_size: int | None, writer: GraphWriter, checkpoint: Checkpoint
+    precision: str,
+    block_size: int | None,
+    writer: GraphWriter,
+    checkpoint: Checkpoint,
+    kept: frozenset[str] = frozenset(),
 ) -> Linear:
-    """The matrix products of a precision; block_size as `choose_block_size` gives it."""
+    """The matrix products of a precision; block_size as `choose_block_size` gives it.
+
+    kept: products of w8a8 that stay in fp32, by name without ".weight". int8 in blocks of 32 would
+        cost two thirds of fp32's time and mend little (docs/decisions/012-smoothing.md).
+    """
     if precision in _FLOAT_TYPES:
         return FloatLinear(writer, checkpoint, _FLOAT_TYPES[precision])
     if block_size is not None:
         return BlockLinear(writer, checkpoint, _BITS[precision], block_size)
-    return TokenLinear(writer, checkpoint)
+    tokens = TokenLinear(writer, checkpoint)
+    if not kept:
+        return tokens
+    return MixedLinear(tokens, FloatLinear(writer, checkpoint, _FLOAT_TYPES["fp32"]), kept)

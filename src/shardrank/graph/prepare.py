@@ -18,9 +18,11 @@ from shardrank.engine.model import (
 )
 from shardrank.engine.prompt import DEFAULT_INSTRUCTION
 from shardrank.errors import ModelError
-from shardrank.graph.adapt import AS_IS, adapt, find_export
+from shardrank.graph.adapt import EXPORT_LAYOUTS, adapt, find_export
 from shardrank.graph.answers import find_answer_ids
 from shardrank.graph.architecture import parse_architecture
+from shardrank.graph.conversion import AS_IS
+from shardrank.graph.layouts import choose_layout, make_layout
 from shardrank.graph.precision import (
     PRECISIONS,
     activation_type,
@@ -29,12 +31,12 @@ from shardrank.graph.precision import (
     make_linear,
 )
 from shardrank.graph.qwen3 import Qwen3Graph
+from shardrank.graph.tuning import NO_TUNING, Tuner, TuningRequest
 from shardrank.graph.weights import Checkpoint
 from shardrank.graph.writer import GraphWriter
 
 # The fastest on a CPU, and a score depends on nothing but its own prompt.
 DEFAULT_PRECISION = "w8a8"
-LAYOUTS = ("padded",)
 
 # What the model card recommends; the model itself would take more.
 _DEFAULT_MAX_TOKENS = 8192
@@ -49,30 +51,39 @@ def prepare(
     *,
     precision: str | None = None,
     block_size: int | None = None,
-    layout: str = "padded",
+    layout: str | None = None,
     prompt_style: PromptStyle = "transformers",
     max_tokens: int | None = None,
+    tuning: TuningRequest = NO_TUNING,
     progress: Progress | None = None,
 ) -> PreparedModel:
     """Make a prepared model in `output`, which must be empty or not there yet.
 
     source: a checkpoint folder with config.json, *.safetensors and tokenizer.json, or an ONNX
         export (graph.adapt): an .onnx file, or a folder with one.
-    precision: None for "w8a8" of a checkpoint and "as-is" of an export, whose weights are kept.
+    precision: None for "w8a8" of a checkpoint and "as-is" of an export, whose weights are kept;
+        another one converts them (graph.conversion).
+    layout: None for the fastest of a checkpoint (graph.layouts), and "padded" of an export.
     block_size: inputs that share a scale in int8 and int4; None for 32. Above 32 a prompt's logits
         move with its neighbours in the batch, and reranker.json says so.
     max_tokens: the longest prompt; None for 8192, or less where the model takes less.
+    tuning: what w8a8 learns from a sample of text: smoothing, and products that stay finer.
     progress: is told in a few words what is done next.
 
     Everything is written beside `output` and renamed at the end. Raises ModelError if the source
     cannot be honoured to the letter, or the output cannot be written.
     """
     export = find_export(source)
-    available = PRECISIONS if export is None else (AS_IS,)
+    available = PRECISIONS if export is None else (AS_IS, *PRECISIONS)
     chosen = precision or (DEFAULT_PRECISION if export is None else AS_IS)
     _refuse_unknown("precision", chosen, available)
     block_size = choose_block_size(chosen, block_size)
-    _refuse_unknown("layout", layout, LAYOUTS)
+    tuning.require(chosen if export is None else AS_IS)
+    if export is None:
+        layout = choose_layout(layout, activation_type(chosen))
+    else:
+        layout = layout or "padded"
+        _refuse_unknown("layout", layout, EXPORT_LAYOUTS)
     _refuse_unknown("prompt style", prompt_style, get_args(PromptStyle))
     _refuse_used_folder(output)
     tell = progress or _silent
@@ -80,10 +91,20 @@ def prepare(
     try:
         if export is None:
             model = _prepare_checkpoint(
-                source, temporary, chosen, block_size, prompt_style, max_tokens, tell
+                source,
+                temporary,
+                chosen,
+                block_size,
+                layout,
+                prompt_style,
+                max_tokens,
+                tuning,
+                tell,
             )
         else:
-            model = _prepare_export(export, temporary, prompt_style, max_tokens, tell)
+            model = _prepare_export(
+                export, temporary, chosen, layout, prompt_style, max_tokens, tell
+            )
         model.save(temporary)
         temporary.replace(output)
     except OSError as error:
@@ -101,8 +122,10 @@ def _prepare_checkpoint(
     folder: Path,
     precision: str,
     block_size: int | None,
+    layout: str,
     prompt_style: PromptStyle,
     max_tokens: int | None,
+    tuning: TuningRequest,
     tell: Progress,
 ) -> PreparedModel:
     tell("reading the checkpoint")
@@ -111,16 +134,21 @@ def _prepare_checkpoint(
     answers = find_answer_ids(source / TOKENIZER_NAME, architecture.vocabulary_size)
     limit = choose_max_tokens(max_tokens, architecture.max_positions)
     folder.mkdir(parents=True)
+    tuned = Tuner(
+        checkpoint, architecture, answers, prompt_style, limit, folder / "rehearsal", tell
+    ).tune(tuning)
     tell(f"writing the graph and {architecture.num_parameters:,} weights")
     # A protobuf file ends at 2 GB, and a large one is read slowly.
     external = architecture.num_parameters * 4 > _MAX_SINGLE_FILE_BYTES
+    dtype = activation_type(precision)
     with GraphWriter(folder, external=external) as writer:
         Qwen3Graph(
             writer=writer,
-            checkpoint=checkpoint,
+            checkpoint=tuned.checkpoint,
             architecture=architecture,
-            linear=make_linear(precision, block_size, writer, checkpoint),
-            dtype=activation_type(precision),
+            layout=make_layout(layout, writer, architecture, dtype),
+            linear=make_linear(precision, block_size, writer, tuned.checkpoint, tuned.kept),
+            dtype=dtype,
             yes_id=answers.yes,
             no_id=answers.no,
             max_tokens=limit,
@@ -131,11 +159,12 @@ def _prepare_checkpoint(
         source={
             "name": source.resolve().name,
             "files": _hashes(source, [*checkpoint.files, TOKENIZER_NAME]),
+            **({"tuning": tuned.record} if tuned.record else {}),
         },
         files=_hashes(folder, [GRAPH_NAME, WEIGHTS_NAME, TOKENIZER_NAME]),
         architecture=architecture.as_dict(),
         precision=precision,
-        layout=LAYOUTS[0],
+        layout=layout,
         yes_id=answers.yes,
         no_id=answers.no,
         pad_id=answers.pad,
@@ -149,13 +178,15 @@ def _prepare_checkpoint(
 def _prepare_export(
     path: Path,
     folder: Path,
+    precision: str,
+    layout: str,
     prompt_style: PromptStyle,
     max_tokens: int | None,
     tell: Progress,
 ) -> PreparedModel:
     folder.mkdir(parents=True)
     tell(f"mending {path.name} and running it beside the original")
-    adapted = adapt(path, folder)
+    adapted = adapt(path, folder, precision=precision, layout=layout)
     origin = adapted.origin
     limit = choose_max_tokens(max_tokens, origin.max_positions, "the export has positions")
     tell("hashing the files")
@@ -167,7 +198,7 @@ def _prepare_export(
         files=_hashes(folder, [GRAPH_NAME, WEIGHTS_NAME, TOKENIZER_NAME]),
         architecture=origin.architecture,
         precision=origin.precision,
-        layout=LAYOUTS[0],
+        layout=layout,
         yes_id=adapted.answers.yes,
         no_id=adapted.answers.no,
         pad_id=adapted.answers.pad,

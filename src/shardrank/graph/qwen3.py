@@ -14,8 +14,8 @@ from onnx import helper
 
 from shardrank.errors import ModelError
 from shardrank.graph.architecture import Architecture
+from shardrank.graph.layout import Layout
 from shardrank.graph.linear import Linear
-from shardrank.graph.padded import INPUTS, AlignedRows, align_rows
 from shardrank.graph.weights import Checkpoint, cast_weights
 from shardrank.graph.writer import MICROSOFT, GraphWriter
 from shardrank.types import Float32Array
@@ -28,17 +28,19 @@ _HEAD = "lm_head.weight"
 class Qwen3Graph:
     """Writes the graph of one checkpoint, weights included.
 
-    linear, dtype: the matrix products, and the type of what flows between them.
+    layout: inputs, outputs, and the attention between them. linear, dtype: the matrix products,
+        and the type of what flows between them.
     yes_id, no_id: the two rows of the head that are kept, in this order.
     max_tokens: the longest row that the graph takes.
 
-    Inputs: input_ids and attention_mask, int64 [batch, sequence]. Output: logits, float32
-    [batch, 2], (yes, no) at each row's last token.
+    Output, besides those of the layout: logits, float32 [batch, 2], (yes, no) at each prompt's
+    last token.
     """
 
     writer: GraphWriter
     checkpoint: Checkpoint
     architecture: Architecture
+    layout: Layout
     linear: Linear
     dtype: np.dtype[Any]
     yes_id: int
@@ -50,18 +52,17 @@ class Qwen3Graph:
         num_layers = self.architecture.num_layers
         self.checkpoint.require(tensor_shapes(self.architecture))
         head = self._head()
-        rows = align_rows(self.writer)
         self._rotary_tables()
-        residual = self._embed(rows)
+        residual = self._embed()
         normed = self._norm(residual, "layers.0.input_layernorm")
         for layer in range(num_layers):
             prefix = f"layers.{layer}"
             is_last = layer == num_layers - 1
-            attended = self._attention(normed, f"{prefix}.self_attn", rows)
+            attended = self._attention(normed, f"{prefix}.self_attn", layer)
             if is_last:
                 # Only the last token is asked for, and all that follows works token by token.
-                attended = self._gather_last(attended, rows)
-                residual = self._gather_last(residual, rows)
+                attended = self.layout.last(attended)
+                residual = self.layout.last(residual)
             (projected,) = self.linear.apply(attended, [f"{prefix}.self_attn.o_proj"])
             normed, residual = self._add_norm(
                 residual, projected, f"{prefix}.post_attention_layernorm"
@@ -73,7 +74,7 @@ class Qwen3Graph:
         if self.dtype != np.float32:
             normed = self._cast(normed, np.dtype(np.float32), "norm.float32")
         self.writer.node("MatMul", [normed, head], "logits")
-        self.writer.save(INPUTS, "logits", ("batch", 2))
+        self.layout.save("logits")
 
     def _head(self) -> str:
         """The rows of yes and no, transposed: float32 [hidden, 2]."""
@@ -90,7 +91,7 @@ class Qwen3Graph:
             )
         return self.writer.constant("head", np.ascontiguousarray(rows.T))
 
-    def _embed(self, rows: AlignedRows) -> str:
+    def _embed(self) -> str:
         """Rows of the table, which keeps its own type where that is the exact one.
 
         For 0.6B in bfloat16 that saves 0.3 GB of file and of memory against float32, and only the
@@ -109,37 +110,30 @@ class Qwen3Graph:
             dtype=dtype,
         )
         if dtype == self.dtype:
-            return self.writer.node("Gather", [table, rows.ids], "embed_tokens")
-        stored = self.writer.node("Gather", [table, rows.ids], "embed_tokens.stored")
+            return self.writer.node("Gather", [table, self.layout.ids()], "embed_tokens")
+        stored = self.writer.node("Gather", [table, self.layout.ids()], "embed_tokens.stored")
         return self._cast(stored, self.dtype, "embed_tokens")
 
     def _rotary_tables(self) -> None:
         shape = self.architecture
-        # The attention sees an even number of columns (padded.align_rows).
+        # The attention sees an even number of columns (aligned_rows.align_rows).
         num_positions = self.max_tokens + self.max_tokens % 2
         cosines, sines = rotary_tables(num_positions, shape.head_size, shape.rope_theta)
         self.writer.constant("rotary.cosines", cosines.astype(self.dtype))
         self.writer.constant("rotary.sines", sines.astype(self.dtype))
 
-    def _attention(self, values: str, name: str, rows: AlignedRows) -> str:
+    def _attention(self, values: str, name: str, layer: int) -> str:
         shape = self.architecture
         query, key, value = self.linear.apply(
             values, [f"{name}.q_proj", f"{name}.k_proj", f"{name}.v_proj"]
         )
-        query = self._head_norm(query, f"{name}.q_norm", shape.num_heads)
-        key = self._head_norm(key, f"{name}.k_norm", shape.num_key_value_heads)
-        return self.writer.node(
-            "GroupQueryAttention",
-            [query, key, value, "", "", rows.last_int32, rows.width,
-             "rotary.cosines", "rotary.sines"],
-            name,
-            # Nobody reads the cache; its names select the kernel that is faster on long rows.
-            outputs=[name, f"{name}.present_key", f"{name}.present_value"],
-            domain=MICROSOFT,
-            num_heads=shape.num_heads,
-            kv_num_heads=shape.num_key_value_heads,
-            do_rotary=1,
-        )  # fmt: skip
+        if self.layout.norms_heads:
+            for norm in ("q_norm", "k_norm"):
+                self._norm_weight(f"{name}.{norm}")
+        else:
+            query = self._head_norm(query, f"{name}.q_norm", shape.num_heads)
+            key = self._head_norm(key, f"{name}.k_norm", shape.num_key_value_heads)
+        return self.layout.attend(query, key, value, name, layer)
 
     def _mlp(self, values: str, name: str) -> str:
         gate, up = self.linear.apply(values, [f"{name}.gate_proj", f"{name}.up_proj"])
@@ -149,14 +143,10 @@ class Qwen3Graph:
         return moved
 
     def _silu(self, values: str, name: str) -> str:
-        if self.dtype == np.float32:
-            # With alpha 1 this is SiLU, in one pass.
-            return self.writer.node(
-                "QuickGelu", [values], f"{name}.activated", domain=MICROSOFT, alpha=1.0
-            )
-        # CUDA has QuickGelu for fewer types than Sigmoid.
-        odds = self.writer.node("Sigmoid", [values], f"{name}.sigmoid")
-        return self.writer.node("Mul", [values, odds], f"{name}.activated")
+        # With alpha 1 this is SiLU, in one pass.
+        return self.writer.node(
+            "QuickGelu", [values], f"{name}.activated", domain=MICROSOFT, alpha=1.0
+        )
 
     def _cast(self, values: str, dtype: np.dtype[Any], name: str) -> str:
         return self.writer.node("Cast", [values], name, to=helper.np_dtype_to_tensor_dtype(dtype))
@@ -177,10 +167,11 @@ class Qwen3Graph:
         )
 
     def _head_norm(self, values: str, name: str, num_heads: int) -> str:
-        """Normalise each head apart: [batch, width, heads x size], before and after."""
+        """Normalise each head apart: [..., heads x size], before and after."""
         size = self.architecture.head_size
-        apart = self.writer.constant(f"{name}.apart", np.array([0, 0, num_heads, size], np.int64))
-        whole = self.writer.constant(f"{name}.whole", np.array([0, 0, num_heads * size], np.int64))
+        tokens = [0] * self.layout.num_axes
+        apart = self.writer.constant(f"{name}.apart", np.array([*tokens, num_heads, size]))
+        whole = self.writer.constant(f"{name}.whole", np.array([*tokens, num_heads * size]))
         heads = self.writer.node("Reshape", [values, apart], f"{name}.heads")
         return self.writer.node("Reshape", [self._norm(heads, name), whole], f"{name}.joined")
 
@@ -196,10 +187,6 @@ class Qwen3Graph:
             epsilon=self.architecture.norm_epsilon,
         )
         return normed, total
-
-    def _gather_last(self, values: str, rows: AlignedRows) -> str:
-        """From [batch, width, n] to [batch, n], each row's last token."""
-        return self.writer.node("GatherND", [values, rows.last], f"{values}.last", batch_dims=1)
 
 
 def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:

@@ -10,7 +10,7 @@ import onnx
 
 from shardrank.engine.model import GRAPH_NAME, WEIGHTS_NAME
 from shardrank.errors import ModelError
-from shardrank.graph.export import Export
+from shardrank.graph.export import Export, num_bytes
 
 # A protobuf file ends at 2 GB, and onnxruntime can map what lies beside it.
 _MAX_SINGLE_FILE_BYTES = 100_000_000
@@ -25,7 +25,8 @@ def save_graph(export: Export, folder: Path) -> None:
 
     Notes of the exporter (documentation, metadata) are left out: they may hold a machine's paths.
     """
-    weights = export.model.graph.initializer
+    # Computed ones first: what they are computed from may be moved later.
+    weights = sorted(export.model.graph.initializer, key=lambda each: not export.is_computed(each))
     total = sum(_num_bytes(export, tensor) for tensor in weights)
     if total <= _MAX_SINGLE_FILE_BYTES:
         for tensor in weights:
@@ -42,12 +43,16 @@ def save_graph(export: Export, folder: Path) -> None:
 
 
 def _num_bytes(export: Export, tensor: onnx.TensorProto) -> int:
+    if export.is_computed(tensor):
+        return num_bytes(tensor)
     stored = export.stored(tensor)
     return stored.length if stored else int(tensor.ByteSize())
 
 
 def _embed(export: Export, tensor: onnx.TensorProto) -> None:
-    """Put an external tensor's bytes into the graph."""
+    """Put the bytes of a computed or external tensor into the graph."""
+    if export.is_computed(tensor):
+        tensor.raw_data = np.ascontiguousarray(export.array(tensor)).tobytes()
     stored = export.stored(tensor)
     if stored is not None:
         with stored.path.open("rb") as file:
@@ -75,8 +80,8 @@ def _move(export: Export, tensor: onnx.TensorProto, file: BinaryIO) -> None:
     elif tensor.HasField("raw_data"):
         file.write(tensor.raw_data)
     else:
-        # Values in one of protobuf's typed fields.
-        file.write(np.ascontiguousarray(export.array(tensor)).tobytes())
+        # Computed values, and those in one of protobuf's typed fields.
+        file.write(np.ascontiguousarray(export.array(tensor)).reshape(-1).view(np.uint8).data)
     length = file.tell() - offset
     moved = onnx.TensorProto(
         name=tensor.name,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardrank.graph.quantize import LARGEST_INT8, SMALLEST_SCALE, quantize_rows
+from shardrank.graph.rotation import append_rotation, rotate_weights, rotation_size
 from shardrank.graph.weights import Checkpoint
 from shardrank.graph.writer import MICROSOFT, GraphWriter
 
@@ -23,7 +24,8 @@ class TokenLinear:
     batch, which model_quantized.onnx has, moves scores by up to 0.5 of their standard deviation.
 
     Values are scaled by the token first, so that QuantizeLinear and MatMulIntegerToFloat see a
-    scale of 1: neither takes a scale for each row.
+    scale of 1: neither takes a scale for each row. Where rotation.rotation_size says so, channels
+    are rotated in blocks before.
     """
 
     writer: GraphWriter
@@ -39,7 +41,8 @@ class TokenLinear:
 
     def apply(self, values: str, names: Sequence[str]) -> list[str]:
         """Quantize the values, float32 [..., inputs], once, and multiply them by each weight."""
-        integers, scales = self._quantize(values)
+        size = self._rotation_size(names[0])
+        integers, scales = self._quantize(append_rotation(self.writer, values, size))
         return [self._multiply(integers, scales, name) for name in names]
 
     def _quantize(self, values: str) -> tuple[str, str]:
@@ -55,9 +58,14 @@ class TokenLinear:
         )
         return integers, scales
 
+    def _rotation_size(self, name: str) -> int:
+        return rotation_size(name, self.checkpoint.shape(f"{name}.weight")[1])
+
     def _multiply(self, integers: str, scales: str, name: str) -> str:
         outputs, inputs = self.checkpoint.shape(f"{name}.weight")
-        rows, weight_scales = quantize_rows(self.checkpoint.read(f"{name}.weight"))
+        rows, weight_scales = quantize_rows(
+            rotate_weights(self.checkpoint.read(f"{name}.weight"), self._rotation_size(name))
+        )
         weight = self.writer.weight(f"{name}.weight", (inputs, outputs), [rows.T], dtype=np.int8)
         product = self.writer.node(
             "MatMulIntegerToFloat",

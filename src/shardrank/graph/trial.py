@@ -20,8 +20,15 @@ from shardrank.graph.rows import IDS, MASK
 from shardrank.types import Float32Array, Int64Array
 
 _LENGTHS = (4, 9, 1, 14)
+# The shortest row that has an even beginning and more behind it.
+_MIN_CONTINUED = 4
 # Of the largest logit; float16 has 11 bits, and a batch is rounded otherwise than a row.
 _TOLERANCE = 2e-3
+# The same where a conversion keeps the weights, and the rounding of activations changes: in blocks
+# of 32, for the whole batch, for a token, or not at all. Measured up to .05 on random weights; real
+# ones have outliers, which one scale for a batch cannot hold. A zero point wrong by one of 16
+# levels, or two halves of a byte swapped, make .9 and more.
+_CONVERTED_TOLERANCE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,7 @@ class Trial:
 
     path: the export. inputs: what it takes; logits: what it calls them; ids: their two columns.
     head_size: for a past whose shape the file leaves open; None if it is not known.
+    tolerance: largest difference from the export's own logits, of the largest of them.
     together: score the mended rows as one batch padded on the left; else each as a batch of its
         own, since dynamic quantization gives a batch other numbers than its rows.
     """
@@ -41,9 +49,12 @@ class Trial:
     head_size: int | None
     rows: tuple[Int64Array, ...]
     together: bool
+    tolerance: float
 
     @staticmethod
-    def of(graph: EditedGraph, logits: str, origin: Origin, ids: tuple[int, int]) -> Trial:
+    def of(
+        graph: EditedGraph, logits: str, origin: Origin, ids: tuple[int, int], *, converted: bool
+    ) -> Trial:
         """Note down what the export asks for, before it is mended."""
         random = np.random.default_rng(0)
         vocabulary_size = origin.architecture["vocabulary_size"]
@@ -58,6 +69,7 @@ class Trial:
                 for length in _LENGTHS
             ),
             together=not origin.dynamic,
+            tolerance=_CONVERTED_TOLERANCE if converted else _TOLERANCE,
         )
 
     def compare(self, mended: Path) -> None:
@@ -67,15 +79,26 @@ class Trial:
         disagree.
         """
         expected = self._run_export()
-        found = self._run_mended(mended)
+        session = _session(mended, self.path)
+        found = self._run_mended(session)
+        self._refuse_difference(found, expected, self.tolerance, "after mending, its logits")
+        if _past(session, 1):
+            rows = [place for place, row in enumerate(self.rows) if len(row) >= _MIN_CONTINUED]
+            continued = [self._run_continued(session, self.rows[place]) for place in rows]
+            self._refuse_difference(
+                np.concatenate(continued), found[rows], _TOLERANCE, "behind a prefix, its logits"
+            )
+
+    def _refuse_difference(
+        self, found: Float32Array, expected: Float32Array, tolerance: float, what: str
+    ) -> None:
         scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
         error = float(np.abs(found - expected).max(initial=0.0))
         # Not `>`: NaN is a disagreement too.
-        if not error <= _TOLERANCE * scale:
+        if not error <= tolerance * scale:
             raise ModelError(
-                f"{self.path}: after mending, its logits differ by {error:.2g} from its own (of up "
-                f"to {scale:.2g}), so it is built in a way that is not known here; prepare the "
-                f"checkpoint instead."
+                f"{self.path}: {what} differ by {error:.2g} from its own (of up to {scale:.2g}), "
+                f"so it is built in a way that is not known here; prepare the checkpoint instead."
             )
 
     def _run_export(self) -> Float32Array:
@@ -83,21 +106,34 @@ class Trial:
         session = _session(self.path, self.path)
         logits = []
         for row in self.rows:
-            found = _run(session, self.logits, self._feeds(row), self.path)
+            found = _run(session, [self.logits], self._feeds(row), self.path)[0]
             logits.append(found.reshape(-1, found.shape[-1])[-1][list(self.ids)])
         return np.stack(logits).astype(np.float32)
 
-    def _run_mended(self, mended: Path) -> Float32Array:
-        session = _session(mended, self.path)
+    def _run_mended(self, session: onnxruntime.InferenceSession) -> Float32Array:
         batches = [list(self.rows)] if self.together else [[row] for row in self.rows]
         logits = []
         for rows in batches:
             width = max(map(len, rows))
             ids = np.stack([np.pad(row, (width - len(row), 0)) for row in rows])
             mask = np.stack([np.arange(width) >= width - len(row) for row in rows])
-            feeds = {IDS: ids, MASK: mask.astype(np.int64)}
-            logits.append(_run(session, "logits", feeds, self.path))
+            feeds = {IDS: ids, MASK: mask.astype(np.int64), **_past(session, len(rows))}
+            logits.append(_run(session, ["logits"], feeds, self.path)[0])
         return np.concatenate(logits).astype(np.float32)
+
+    def _run_continued(
+        self, session: onnxruntime.InferenceSession, row: Int64Array
+    ) -> Float32Array:
+        """A row behind its own first half, float32 [1, 2]; a past has an even length."""
+        start = len(row) // 4 * 2
+        past = _past(session, 1)
+        presents = [name.replace("past_key_values", "present") for name in past]
+        head = {IDS: row[None, :start], MASK: np.ones((1, start), np.int64), **past}
+        past = dict(zip(past, _run(session, presents, head, self.path), strict=True))
+        tail = row[None, start:]
+        feeds = {IDS: tail, MASK: np.ones_like(tail), **past}
+        logits: Float32Array = _run(session, ["logits"], feeds, self.path)[0]
+        return logits
 
     def _feeds(self, row: Int64Array) -> dict[str, NDArray[Any]]:
         """What the export asks for, for one row."""
@@ -121,6 +157,15 @@ class Trial:
         return feeds
 
 
+def _past(session: onnxruntime.InferenceSession, num_rows: int) -> dict[str, NDArray[Any]]:
+    """A past of length 0 for every input that asks for one; the graph is of layout `prefix`."""
+    return {
+        value.name: np.zeros((num_rows, value.shape[1], 0, value.shape[3]), np.float32)
+        for value in session.get_inputs()
+        if value.name not in (IDS, MASK)
+    }
+
+
 def _session(path: Path, export: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -131,10 +176,13 @@ def _session(path: Path, export: Path) -> onnxruntime.InferenceSession:
 
 
 def _run(
-    session: onnxruntime.InferenceSession, output: str, feeds: dict[str, NDArray[Any]], export: Path
-) -> NDArray[Any]:
+    session: onnxruntime.InferenceSession,
+    outputs: list[str],
+    feeds: dict[str, NDArray[Any]],
+    export: Path,
+) -> list[NDArray[Any]]:
     try:
-        found: NDArray[Any] = session.run([output], feeds)[0]
+        found: list[NDArray[Any]] = session.run(outputs, feeds)
     except Exception as error:  # as above
         raise _refusal(export, "run", error) from error
     return found

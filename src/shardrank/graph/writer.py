@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ MICROSOFT = "com.microsoft"
 _ALIGNMENT_BYTES = 4096
 # Smaller tensors stay in the graph, where shape inference and constant folding can see them.
 _INLINE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An input or output of a graph: its name, the names or sizes of its axes, and its type."""
+
+    name: str
+    axes: tuple[str | int, ...]
+    dtype: np.dtype[Any] | type
 
 
 class GraphWriter:
@@ -93,21 +103,13 @@ class GraphWriter:
         self._initializers.append(tensor)
         return name
 
-    def save(
-        self, inputs: Mapping[str, Sequence[str]], output: str, shape: Sequence[str | int]
-    ) -> None:
-        """Write model.onnx.
-
-        inputs: name to the names of its dimensions, each int64; output: float32 of this shape.
-        """
+    def save(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        """Write model.onnx."""
         graph = helper.make_graph(
             self._nodes,
             "shardrank",
-            [
-                helper.make_tensor_value_info(name, onnx.TensorProto.INT64, dimensions)
-                for name, dimensions in inputs.items()
-            ],
-            [helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, shape)],
+            [_value_info(tensor) for tensor in inputs],
+            [_value_info(tensor) for tensor in outputs],
             initializer=self._initializers,
         )
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
@@ -125,3 +127,8 @@ class GraphWriter:
             # As bytes: Python knows no buffers of bfloat16.
             self._data.write(np.ascontiguousarray(block).view(np.uint8).data)
         return offset
+
+
+def _value_info(tensor: Tensor) -> onnx.ValueInfoProto:
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
+    return helper.make_tensor_value_info(tensor.name, kind, tensor.axes)

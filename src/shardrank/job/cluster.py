@@ -8,11 +8,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 from shardrank.config import Config
 from shardrank.errors import ConfigError, ShardrankError
@@ -124,9 +125,25 @@ def _initialise(address: str | None) -> bool:
     wanted = address or os.environ.get("RAY_ADDRESS") or LOCAL
     if wanted == LOCAL:
         options["include_dashboard"] = False
-    with _stderr_held_back():
+    with _stderr_held_back(), _on_loopback() if wanted == LOCAL else nullcontext():
         ray.init(address=wanted, **options)
     return wanted == LOCAL
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a cluster of our own listen on 127.0.0.1 alone, and not on every address of the machine.
+
+    Ray 2.60 has no public setting for it: it takes 127.0.0.1, even where it is asked for, for the
+    machine's address in its network, except where this constant says that there is no network.
+    """
+    name = "ENABLE_RAY_CLUSTER"
+    before = getattr(ray_constants, name, None)
+    setattr(ray_constants, name, False)
+    try:
+        yield
+    finally:
+        setattr(ray_constants, name, before)
 
 
 @contextmanager

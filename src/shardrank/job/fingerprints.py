@@ -9,7 +9,7 @@ from typing import Any
 from shardrank import __version__
 from shardrank.config import Config
 from shardrank.engine.model import PreparedModel
-from shardrank.engine.reranker import DEFAULT_MAX_BATCH_TOKENS
+from shardrank.engine.scoring import DEFAULT_MAX_BATCH_TOKENS
 from shardrank.job.prompting import Prompting
 
 
@@ -26,11 +26,16 @@ def score_fields(config: Config, model: PreparedModel) -> dict[str, Any]:
         "prompt.style": prompt.style,
         "prompt.instruction": prompt.instruction,
         "prompt.max_tokens": prompt.max_tokens,
+        "prompt.long_documents": config.prompt.long_documents,
     }
+    if prompt.windows is not None:
+        fields["prompt.window_tokens"] = prompt.windows.num_tokens
+        fields["prompt.window_stride"] = prompt.windows.stride
     if model.batch_dependent:
         fields["scoring.max_batch_tokens"] = (
             config.scoring.max_batch_tokens or DEFAULT_MAX_BATCH_TOKENS
         )
+        fields["scoring.reuse_prefix"] = config.scoring.reuse_prefix
         fields["shardrank version"] = __version__
     return fields
 

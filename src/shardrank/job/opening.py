@@ -43,7 +43,7 @@ class Job:
 
     def spec(self, threads: int) -> JobSpec:
         """What a worker is told."""
-        config, prompt = self.config, Prompting.of(self.config, self.model)
+        config = self.config
         return JobSpec(
             input=self.input,
             output=self.output,
@@ -58,12 +58,11 @@ class Job:
             model_path=model_location(config.model.path),
             model_files=tuple(sorted(self.model.files.items())),
             cache_folder=config.model.cache_folder,
-            style=prompt.style,
-            instruction=prompt.instruction,
-            max_tokens=prompt.max_tokens,
+            prompting=Prompting.of(config, self.model),
             device=config.device,
             threads=threads,
             max_batch_tokens=config.scoring.max_batch_tokens,
+            reuse_prefix=config.scoring.reuse_prefix,
         )
 
 
@@ -102,7 +101,7 @@ def prompt_builder(config: Config, model: PreparedModel, folder: Path) -> Prompt
             f"({model.max_tokens}); lower it, or prepare the model with --max-tokens"
         )
     tokenizer = Tokenizer.load(folder)
-    return PromptBuilder(tokenizer, prompt.style, prompt.instruction, prompt.max_tokens)
+    return prompt.builder(tokenizer)
 
 
 def plan_units(

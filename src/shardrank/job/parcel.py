@@ -32,9 +32,35 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be done with a unit.
+
+    first_attempt, last_attempt: the numbers under which the unit may be tried.
+    poison: rows of the shard that are rejected without being tried.
+    """
+
+    unit: Unit
+    first_attempt: int = 1
+    last_attempt: int = 1
+    poison: tuple[int, ...] = ()
+
+    def to_row(self) -> dict[str, str]:
+        """A row of a Ray Dataset."""
+        return {"order": json.dumps(asdict(self))}
+
+    @staticmethod
+    def from_table(table: pa.Table) -> Order:
+        """The inverse of to_row, of a table of one row."""
+        values = json.loads(table["order"][0].as_py())
+        unit, poison = unit_from_dict(values["unit"]), tuple(values["poison"])
+        return Order(**{**values, "unit": unit, "poison": poison})
+
+
+@dataclass(frozen=True, slots=True)
 class Parcel:
     """A unit and what is known of it so far.
 
+    attempts: the first and the last number under which the unit may be tried.
     rows: the unit's rows as the store's UnitTable writes them; empty bytes if there is a fault.
     pairs: int64 [num_prompts], the place among the unit's pairs of each prompt.
     token_ids, offsets, num_shared, truncated: the prompts (see types.Prompts); token_ids are
@@ -44,6 +70,7 @@ class Parcel:
     """
 
     unit: Unit
+    attempts: tuple[int, int] = (1, 1)
     rows: bytes = b""
     pairs: Int64Array = field(default_factory=lambda: _EMPTY_INT64)
     token_ids: Int32Array = field(default_factory=lambda: _EMPTY_INT32)
@@ -60,6 +87,7 @@ class Parcel:
         """One row: a JSON header and a cell of bytes for each body."""
         header = {
             "unit": asdict(self.unit),
+            "attempts": self.attempts,
             "rejections": [asdict(rejection) for rejection in self.rejections],
             "fault": asdict(self.fault) if self.fault else None,
             "engine": self.engine,
@@ -81,6 +109,7 @@ class Parcel:
         }
         return Parcel(
             unit=unit_from_dict(header["unit"]),
+            attempts=(header["attempts"][0], header["attempts"][1]),
             rows=table["rows"][0].as_buffer(),
             rejections=tuple(Rejection(**values) for values in header["rejections"]),
             fault=Fault(**header["fault"]) if header["fault"] else None,

@@ -11,7 +11,6 @@ import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -20,24 +19,26 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from shardrank.job import worker
 from shardrank.job.cluster import SMALL_TASK_CPUS, Shape
+from shardrank.job.parcel import Order
 from shardrank.job.spec import JobSpec
-from shardrank.types import Receipt, Unit
+from shardrank.types import Receipt
 
 TRIES_PER_UNIT = 3
-"""Of the scorer, within one pass, before Ray gives the unit up."""
+"""Of the scorer, within one pass, before Ray gives the unit up; its own count of attempts may end
+them before."""
 TASKS_IN_FLIGHT = 2
 """Per actor: with one the pool never grows, and the actor waits for its next unit."""
 
 
 def run_units(
-    spec: JobSpec, units: Sequence[Unit], shape: Shape, no_progress_seconds: int
+    spec: JobSpec, orders: Sequence[Order], shape: Shape, no_progress_seconds: int
 ) -> Iterator[Receipt]:
     """Score and commit units; one receipt each as they finish, in no particular order.
 
     A unit whose process died, or that Ray gave up, has no receipt: the caller compares with the
     store, which is the only truth.
     """
-    rows = [{"unit": json.dumps(asdict(unit))} for unit in units]
+    rows = [order.to_row() for order in orders]
     with _data_context(no_progress_seconds):
         one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows))

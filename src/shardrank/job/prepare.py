@@ -8,6 +8,7 @@ from pathlib import Path
 from shardrank.config import PromptStyle
 from shardrank.engine.model import PreparedModel
 from shardrank.graph.prepare import Progress, prepare
+from shardrank.graph.tuning import NO_TUNING, TuningRequest
 from shardrank.store.source import local_source
 
 
@@ -18,9 +19,11 @@ def prepare_source(
     revision: str | None = None,
     cache_folder: str | None = None,
     precision: str | None = None,
-    layout: str = "padded",
+    block_size: int | None = None,
+    layout: str | None = None,
     prompt_style: PromptStyle = "transformers",
     max_tokens: int | None = None,
+    tuning: TuningRequest = NO_TUNING,
     progress: Progress | None = None,
 ) -> PreparedModel:
     """Fetch the source if it is not on this machine, and make a prepared model of it.
@@ -36,9 +39,11 @@ def prepare_source(
         found.path,
         output,
         precision=precision,
+        block_size=block_size,
         layout=layout,
         prompt_style=prompt_style,
         max_tokens=max_tokens,
+        tuning=tuning,
         progress=progress,
     )
     origin = {"name": found.name}

@@ -8,27 +8,21 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 import ray
-from ray.data.exceptions import ExecutionTimeoutError
-from ray.exceptions import RayError
 
 from shardrank.config import Config
-from shardrank.errors import (
-    BadRowError,
-    IncompleteError,
-    ModelError,
-    OutputMismatchError,
-)
-from shardrank.job.cluster import connected, require_devices, shape_of
+from shardrank.errors import IncompleteError, OutputBusyError
+from shardrank.job.cluster import connected, require_devices
+from shardrank.job.holding import Hold, holding
 from shardrank.job.limits import require_few_rejected
 from shardrank.job.opening import Job, open_job
-from shardrank.job.pipeline import run_units
+from shardrank.job.passes import run_pending
 from shardrank.job.progress import duration
 from shardrank.job.report import write_report
 from shardrank.job.stopping import stops_on_sigterm
 from shardrank.job.watch import Watch
 from shardrank.store.commits import committed
 from shardrank.store.writer import read_footers_of, read_tombstones, write_success
-from shardrank.types import Counts, Receipt
+from shardrank.types import Counts
 
 Echo = Callable[[str], Any]
 
@@ -58,60 +52,53 @@ def rerank(
     progress: where the progress line goes, if anywhere; echo: takes each line of the summary.
 
     Raises ConfigError, InputError, ModelError or OutputError before anything is scored;
-    OutputMismatchError if the output belongs to another job; IncompleteError if units are missing
-    in the end; TooManyRejectedError if more was rejected than the configuration allows.
+    OutputMismatchError if the output belongs to another job, OutputBusyError if another process is
+    at work on it; IncompleteError if units are missing in the end; TooManyRejectedError if more was
+    rejected than the configuration allows.
     """
     started = time.monotonic()
     job = open_job(config)
     say = echo or (lambda line: None)
     for warning in job.warnings:
         say(f"warning: {warning}")
-    before = committed(job.output, job.plan).done
-    watch = Watch(job.plan, before, progress)
-    error: BaseException | None = None
-    try:
-        if len(before) < len(job.plan.units):
-            with connected(config.cluster.address) as is_own, stops_on_sigterm():
-                require_devices(config, ray.nodes(), is_own=is_own)
-                if not is_own:
-                    say(f"on the running Ray cluster {ray.get_runtime_context().gcs_address}")
-                _run(job, config, watch)
-        result = _finish(job, config, watch, time.monotonic() - started)
-    except BaseException as caught:
-        error = caught
-        raise
-    finally:
-        write_report(job, watch, time.monotonic() - started, error)
+    if len(committed(job.output, job.plan).done) == len(job.plan.units):
+        result = _execute(job, config, None, progress, say, started)
+    else:
+        with stops_on_sigterm(), holding(job.output, config.lease.seconds) as hold:
+            result = _execute(job, config, hold, progress, say, started)
     for line in summary(result):
         say(line)
     return result
 
 
-def _run(job: Job, config: Config, watch: Watch) -> None:
-    """Passes over the pending units, until none is left or a unit had its last attempt."""
-    for _ in range(config.errors.max_attempts):
-        done = committed(job.output, job.plan).done
-        pending = [unit for unit in job.plan.units if unit.number not in done]
-        if not pending:
-            return
-        shape = shape_of(config, ray.nodes(), len(pending))
-        receipts = run_units(
-            job.spec(shape.threads), pending, shape, config.cluster.no_progress_seconds
-        )
-        try:
-            for receipt in receipts:
-                watch.add(receipt)
-                _raise_if_hopeless(receipt)
-        except (RayError, ExecutionTimeoutError) as error:
-            # The store says what was done; the next pass, or the next job, does the rest.
-            watch.lose(type(error).__name__, (str(error).strip().splitlines() or [""])[-1])
-
-
-def _raise_if_hopeless(receipt: Receipt) -> None:
-    """End the job at what no second attempt can mend."""
-    for error in (BadRowError, ModelError, OutputMismatchError):
-        if receipt.outcome == "failed" and receipt.code == error.__name__:
-            raise error(receipt.message or "")
+def _execute(
+    job: Job,
+    config: Config,
+    hold: Hold | None,
+    progress: TextIO | None,
+    say: Echo,
+    started: float,
+) -> JobResult:
+    """Do what is pending, and report how it went. hold: None where nothing is left to do."""
+    before = committed(job.output, job.plan).done
+    watch = Watch(job.plan, before, progress)
+    error: BaseException | None = None
+    try:
+        if hold is not None and len(before) < len(job.plan.units):
+            with connected(config.cluster.address) as is_own, stops_on_sigterm():
+                hold.require()
+                require_devices(config, ray.nodes(), is_own=is_own)
+                if not is_own:
+                    say(f"on the running Ray cluster {ray.get_runtime_context().gcs_address}")
+                run_pending(job, watch, hold)
+        return _finish(job, config, watch, time.monotonic() - started)
+    except BaseException as caught:
+        error = caught
+        raise
+    finally:
+        # The report is the holder's own: who was superseded must not write over it.
+        if not isinstance(error, OutputBusyError):
+            write_report(job, watch, time.monotonic() - started, error)
 
 
 def _finish(job: Job, config: Config, watch: Watch, seconds: float) -> JobResult:
@@ -125,7 +112,7 @@ def _finish(job: Job, config: Config, watch: Watch, seconds: float) -> JobResult
     tombstones = read_tombstones(job.output, done.tombstones)
     counts = Counts.total(Counts(**footer["counts"]) for footer in footers)
     require_few_rejected(counts, tombstones, config.errors, job.output)
-    write_success(job.output, job.plan, footers, tombstones)
+    write_success(job.output, job.plan, footers, tombstones, job.model.batch_dependence)
     return JobResult(
         output=job.output.display(),
         counts=counts,

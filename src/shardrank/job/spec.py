@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from shardrank.config import InputColumns, OutputColumns, PromptStyle
+from shardrank.config import InputColumns, OutputColumns
+from shardrank.job.prompting import Prompting
 from shardrank.store.filesystem import Storage
 from shardrank.store.plan import Fingerprints
 from shardrank.types import Layout
@@ -17,7 +18,7 @@ class JobSpec:
 
     model_path: each node fetches its own copy where it is a URL.
     model_files: (name, sha256) of the files that the plan is bound to; any other are refused.
-    style, instruction, max_tokens: resolved, the model's own where the job set none.
+    prompting: resolved, the model's own where the job set none.
     """
 
     input: Storage
@@ -33,9 +34,8 @@ class JobSpec:
     model_path: str
     model_files: tuple[tuple[str, str], ...]
     cache_folder: str | None
-    style: PromptStyle
-    instruction: str
-    max_tokens: int
+    prompting: Prompting
     device: Literal["cpu", "cuda"]
     threads: int
     max_batch_tokens: int | None
+    reuse_prefix: bool

@@ -10,6 +10,7 @@ from typing import Any
 from shardrank.errors import OutputError
 from shardrank.store.commits import SUCCESS_NAME, committed
 from shardrank.store.filesystem import Storage
+from shardrank.store.lease import Generation, is_dead, latest_generation, this_process
 from shardrank.store.plan import Plan, load_plan
 from shardrank.store.writer import read_footers_of, read_tombstones
 from shardrank.types import Counts
@@ -23,6 +24,7 @@ class Status:
 
     finished: _SUCCESS is there. counts: of the committed units.
     pending_pairs: an upper bound; None where a footer could not be read.
+    holder: the process that holds the output's lease; None if nobody does. It may have died.
     """
 
     output: str
@@ -34,6 +36,7 @@ class Status:
     pending_pairs: int | None
     counts: Counts
     failures: tuple[str, ...]
+    holder: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -47,6 +50,7 @@ def look(output: Storage, plan: Plan) -> Status:
     tombstones = read_tombstones(output, done.tombstones)
     pending = [unit.num_pairs for unit in plan.units if unit.number not in done.done]
     known = [pairs for pairs in pending if pairs is not None]
+    lease = latest_generation(output)
     return Status(
         output=output.display(),
         finished=output.exists(SUCCESS_NAME),
@@ -57,7 +61,13 @@ def look(output: Storage, plan: Plan) -> Status:
         pending_pairs=sum(known) if len(known) == len(pending) else None,
         counts=Counts.total(Counts(**footer["counts"]) for footer in footers),
         failures=tuple(tombstone["message"] for tombstone in tombstones),
+        holder=None if lease is None or lease.released else _holder(lease),
     )
+
+
+def _holder(lease: Generation) -> str:
+    died = ", which has died" if is_dead(lease.holder, this_process()) else ""
+    return f"{lease.holder}{died}; renewed at {lease.written}"
 
 
 def watch_status(path: str, *, follow: bool) -> Iterator[Status]:
@@ -106,5 +116,7 @@ def render_status(status: Status) -> str:
         f"{counts.pairs_rejected:,} rejected, {counts.pairs_truncated:,} with a document cut short",
         f"  tokens    {counts.tokens:,}",
     ]
+    if status.holder is not None:
+        lines.append(f"  at work   {status.holder}")
     lines += [f"  failed    {message}" for message in status.failures[:5]]
     return "\n".join(lines)

@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from shardrank.errors import IncompleteError
+from shardrank.errors import IncompleteError, ShardrankError
+
+_reasons: list[ShardrankError] = []
+"""Why this process's main thread is to stop, where it was not SIGTERM from outside."""
+_num_watched = 0
 
 
 class _Terminated(BaseException):
@@ -25,18 +29,35 @@ def stops_on_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    global _num_watched
+    if not _num_watched:
+        _reasons.clear()
     before = signal.signal(signal.SIGTERM, _terminate)
+    _num_watched += 1
     try:
         yield
     except (_Terminated, SystemExit) as error:
         # Ray's handler, which is in force while Ray connects, exits with the signal's number.
         if isinstance(error, SystemExit) and error.code != signal.SIGTERM:
             raise
-        raise IncompleteError(
+        terminated = IncompleteError(
             "terminated; the same command again goes on from the last committed unit"
-        ) from None
+        )
+        raise (_reasons.pop() if _reasons else terminated) from None
     finally:
+        _num_watched -= 1
         signal.signal(signal.SIGTERM, before)
+
+
+def stop_main_thread(reason: ShardrankError) -> None:
+    """End, from another thread, what the main thread does in stops_on_sigterm, with this error.
+
+    Where it is not in there, nothing is done: it must ask by itself.
+    """
+    if _num_watched:
+        _reasons.append(reason)
+        # A real signal, since it also wakes a thread that waits for a lock.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -23,19 +23,23 @@ from shardrank.engine.reranker import Reranker
 from shardrank.engine.tokenizer import Tokenizer
 from shardrank.errors import BadRowError, ModelError, ShardError, ShardrankError
 from shardrank.job.model_folder import local_folder, verified_folder
-from shardrank.job.parcel import Fault, Parcel, unit_from_dict
+from shardrank.job.parcel import Fault, Order, Parcel
 from shardrank.job.spec import JobSpec
+from shardrank.store.attempts import WORKER_DIED, begin_attempt
 from shardrank.store.output import build_output
 from shardrank.store.reader import read_unit
 from shardrank.store.unit_table import UnitTable
 from shardrank.store.writer import Attempt, commit_tombstone, commit_unit
 from shardrank.types import Int64Array, Prompts, Receipt, Rejection, Unit
 
+_DEADLY = "the process that scores this row dies; look at its length and its text"
+
 
 def read(table: pa.Table, spec: JobSpec) -> pa.Table:
-    """A unit's place in the plan in, its rows and prompts out."""
-    unit = unit_from_dict(json.loads(table["unit"][0].as_py()))
-    return _guarded(Parcel(unit), lambda parcel: _read(parcel.unit, spec)).to_table()
+    """An order in, the unit's rows and prompts out."""
+    order = Order.from_table(table)
+    parcel = Parcel(order.unit, (order.first_attempt, order.last_attempt))
+    return _guarded(parcel, lambda parcel: _read(parcel, order.poison, spec)).to_table()
 
 
 def write(table: pa.Table, spec: JobSpec) -> pa.Table:
@@ -56,9 +60,10 @@ class Scorer:
     """
 
     def __init__(self, spec: JobSpec) -> None:
+        self._spec = spec
         self._fault: Fault | None = None
         try:
-            self._reranker = _reranker(spec)
+            self._reranker = build_reranker(spec)
         except ShardrankError as error:
             self._fault = _fault(error)
 
@@ -71,6 +76,9 @@ class Scorer:
 
     def _score(self, parcel: Parcel) -> Parcel:
         started = time.monotonic()
+        # Before anything may kill this process: what it leaves is counted by the next.
+        if begin_attempt(self._spec.output, parcel.unit, *parcel.attempts) is None:
+            return Parcel(parcel.unit, fault=_died_of(parcel.unit, parcel.attempts[1]))
         prompts = Prompts(parcel.token_ids, parcel.offsets, parcel.num_shared, parcel.truncated)
         logits = self._reranker.score_prompts(prompts)
         return replace(
@@ -82,7 +90,8 @@ class Scorer:
         )
 
 
-def _reranker(spec: JobSpec) -> Reranker:
+def build_reranker(spec: JobSpec) -> Reranker:
+    """The model with the job's settings. Raises ModelError if it is not the planned one."""
     folder = verified_folder(spec.model_path, spec.cache_folder)
     if PreparedModel.load(folder).files != dict(spec.model_files):
         raise _exchanged(spec)
@@ -91,9 +100,11 @@ def _reranker(spec: JobSpec) -> Reranker:
         device=spec.device,
         threads=spec.threads,
         max_batch_tokens=spec.max_batch_tokens,
-        prompt_style=spec.style,
-        instruction=spec.instruction,
-        max_tokens=spec.max_tokens,
+        reuse_prefix=spec.reuse_prefix,
+        prompt_style=spec.prompting.style,
+        instruction=spec.prompting.instruction,
+        max_tokens=spec.prompting.max_tokens,
+        windows=spec.prompting.windows,
     )
 
 
@@ -135,13 +146,16 @@ def tokenize(
     return built.prompts, sound, rejections
 
 
-def _read(unit: Unit, spec: JobSpec) -> Parcel:
-    started = time.monotonic()
+def _read(parcel: Parcel, poison: Sequence[int], spec: JobSpec) -> Parcel:
+    started, unit = time.monotonic(), parcel.unit
     rows = read_unit(spec.input, unit, spec.layout, spec.input_columns, spec.max_bytes)
-    prompts, pairs, rejections = tokenize(rows, _prompt_builder(spec))
+    places = [row - unit.row_start for row in poison]
+    harmless = replace(rows, pair_ok=rows.pair_ok & ~np.isin(rows.row_of_pair, places))
+    prompts, pairs, rejections = tokenize(harmless, prompt_builder(spec))
+    rejections += [rows.reject_row(place, WORKER_DIED, _DEADLY) for place in places]
     _refuse_bad_rows((*rows.rejections, *rejections), spec, unit)
-    return Parcel(
-        unit,
+    return replace(
+        parcel,
         rows=rows.to_ipc(),
         pairs=pairs,
         token_ids=prompts.token_ids,
@@ -210,6 +224,10 @@ def _failed(unit: Unit, fault: Fault) -> Receipt:
     return Receipt(unit.number, "failed", code=fault.code, message=fault.message)
 
 
+def _died_of(unit: Unit, num_attempts: int) -> Fault:
+    return Fault(WORKER_DIED, f"unit {unit.id} killed its worker in attempts up to {num_attempts}")
+
+
 def _fault(error: Exception) -> Fault:
     if isinstance(error, ShardError):
         return Fault(error.code, str(error), permanent=True)
@@ -217,14 +235,14 @@ def _fault(error: Exception) -> Fault:
 
 
 @lru_cache(maxsize=2)
-def _prompt_builder(spec: JobSpec) -> PromptBuilder:
+def prompt_builder(spec: JobSpec) -> PromptBuilder:
     """Kept by the worker process: reading a large tokenizer takes longer than a small unit."""
     folder = local_folder(spec.model_path, spec.cache_folder)
     planned = dict(spec.model_files)
     if file_sha256(folder / TOKENIZER_NAME) != planned[TOKENIZER_NAME]:
         raise _exchanged(spec)
     tokenizer = Tokenizer.load(folder)
-    return PromptBuilder(tokenizer, spec.style, spec.instruction, spec.max_tokens)
+    return spec.prompting.builder(tokenizer)
 
 
 def _exchanged(spec: JobSpec) -> ModelError:

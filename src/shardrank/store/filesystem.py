@@ -13,12 +13,12 @@ import functools
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from shardrank.errors import InputError, OutputError, ShardrankError
+from shardrank.errors import InputError, OutputError, OutputFullError, ShardrankError
 from shardrank.store.listing import File
 from shardrank.store.local import LocalFiles
 from shardrank.store.remote import RangeFile, RemoteFiles
@@ -36,6 +36,7 @@ _ADVICE_BY_ERRNO = {
     errno.ENAMETOOLONG: "the name is too long; choose a shorter path",
     errno.ELOOP: "links lead in a circle; give a path without the circle",
 }
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _NO_CREDENTIALS = (
     "no credentials were found; give them to the storage library "
     "(for S3: AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or an instance role)"
@@ -152,6 +153,11 @@ class Storage:
         with self._translated("write", path, missing_is_failure=True):
             self._files.replace(path, data)
 
+    def delete(self, path: str) -> None:
+        """Take a file away, if it is there. Only for the names that may change."""
+        with self._translated("delete", path), suppress(FileNotFoundError):
+            self._files.delete(path)
+
     def give_up_exclusive(self) -> None:
         """Take note that the store let a second writer replace a file; warns, once."""
         self._files.give_up_exclusive()
@@ -183,7 +189,10 @@ class Storage:
             raise self._failure(action, path, error) from error
 
     def _failure(self, action: str, path: str, error: Exception) -> ShardrankError:
-        kind = InputError if self.purpose == "input" else OutputError
+        kind: type[ShardrankError] = InputError
+        if self.purpose == "output":
+            is_full = isinstance(error, OSError) and error.errno in _FULL
+            kind = OutputFullError if is_full else OutputError
         return kind(f"cannot {action} {self.display(path)}: {_advice(self.url, error)}")
 
 

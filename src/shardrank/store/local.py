@@ -130,6 +130,10 @@ class LocalFiles:
             temporary.unlink(missing_ok=True)
         _sync_folder(target.parent)
 
+    def delete(self, path: str) -> None:
+        """Take a file away. Raises FileNotFoundError."""
+        (self.root / path).unlink()
+
     def make_folder(self, path: str) -> None:
         """Make a folder and those above it."""
         _make_folder(self.root / path)

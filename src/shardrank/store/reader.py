@@ -14,6 +14,7 @@ from shardrank.errors import InputError, ShardError
 from shardrank.store.columns import column_fault
 from shardrank.store.faults import enough_memory, shard_fault
 from shardrank.store.filesystem import Storage
+from shardrank.store.inflation import spelled_out_bytes
 from shardrank.store.plain_types import has_nested_dictionary, with_structs, without_views
 from shardrank.store.queries import read_query_runs
 from shardrank.store.unit_table import UnitTable
@@ -115,8 +116,9 @@ def _too_large(unit: Unit, stop: int, num_bytes: int) -> ShardError:
     return ShardError(
         "row_group_too_large",
         f"rows {unit.row_start} to {stop} of shard {unit.shard.path} hold {num_bytes} bytes, more "
-        f"than the {MAX_UNIT_BYTES} that a unit may hold; lower units.pairs, or write the shard "
-        "with shorter lists",
+        f"than the {MAX_UNIT_BYTES} that a unit may hold; write the shard with shorter lists or "
+        "smaller texts, or begin in another output.path with a lower units.pairs, since a job "
+        "goes on with the units that it was planned with",
     )
 
 
@@ -130,7 +132,7 @@ def _read_rows(file: Any, unit: Unit, groups: list[int], start: int, stop: int) 
         part = batch[max(0, start - row) : max(0, stop - row)]
         row += len(batch)
         if len(part):
-            num_bytes += part.nbytes
+            num_bytes += spelled_out_bytes(part)
             if num_bytes > MAX_UNIT_BYTES:
                 raise _too_large(unit, unit.row_start + stop - start, num_bytes)
             batches.append(part)

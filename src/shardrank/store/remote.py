@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import logging
@@ -19,7 +20,6 @@ from shardrank.store.listing import File
 logger = logging.getLogger(__name__)
 
 _S3_PROTOCOLS = {"s3", "s3a"}
-_EXCLUSIVE_PROTOCOLS = _S3_PROTOCOLS | {"memory"}
 _S3_OPTIONS = {
     # A cached listing would show units as pending that another worker has committed.
     "use_listings_cache": False,
@@ -35,8 +35,9 @@ _ONE_AT_A_TIME = threading.Lock()
 class RemoteFiles:
     """The files below one URL of any fsspec file system; paths are relative to it.
 
-    exclusive: True where create_exclusive has exactly one winner (S3, and memory:// within one
-        process); elsewhere it is a look and then a write.
+    exclusive: True where create_exclusive has exactly one winner (S3, a file system that says so
+        by `conditional_create`, and memory:// within one process); elsewhere it is a look and then
+        a write.
     """
 
     def __init__(self, url: str) -> None:
@@ -48,7 +49,10 @@ class RemoteFiles:
             self.fs, root = fsspec.core.url_to_fs(url)
         self.root = root.rstrip("/")
         self.protocol = protocol
-        self.exclusive = protocol in _EXCLUSIVE_PROTOCOLS
+        self._is_conditional = protocol in _S3_PROTOCOLS or getattr(
+            self.fs, "conditional_create", False
+        )
+        self.exclusive = self._is_conditional or protocol == "memory"
         self._warned = False
 
     def _full(self, path: str) -> str:
@@ -83,16 +87,20 @@ class RemoteFiles:
 
     def read_bytes(self, path: str) -> bytes:
         """The whole content. Raises FileNotFoundError."""
-        return bytes(self.fs.cat_file(self._full(path)))
+        self.fs.invalidate_cache()
+        size = int(self.fs.info(self._full(path))["size"] or 0)
+        return _whole(bytes(self.fs.cat_file(self._full(path))), size)
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of a file."""
-        return bytes(self.fs.cat_file(self._full(path), start=start, end=stop))
+        return _whole(
+            bytes(self.fs.cat_file(self._full(path), start=start, end=stop)), stop - start
+        )
 
     def create_exclusive(self, path: str, data: bytes) -> None:
         """Put a file that was not there, in one put. Raises FileExistsError."""
         full = self._full(path)
-        if self.protocol not in _S3_PROTOCOLS or not self.exclusive:
+        if not self._is_conditional or not self.exclusive:
             self._create_after_a_look(path, data)
             return
         for attempt in range(_CONFLICT_ATTEMPTS):
@@ -134,6 +142,10 @@ class RemoteFiles:
         full = self._full(path)
         self.fs.makedirs(self.fs._parent(full), exist_ok=True)
         self.fs.pipe_file(full, data)
+
+    def delete(self, path: str) -> None:
+        """Take a file away. Raises FileNotFoundError where the store can tell."""
+        self.fs.rm_file(self._full(path))
 
     def make_folder(self, path: str) -> None:
         """Nothing: folders appear with their files."""
@@ -196,6 +208,13 @@ class RangeFile(io.RawIOBase):
     def readall(self) -> bytes:
         """All the rest."""
         return self.read(-1)
+
+
+def _whole(data: bytes, size: int) -> bytes:
+    """An answer that was cut short must not be taken for a file that is broken."""
+    if len(data) < size:
+        raise OSError(errno.EIO, f"the store gave {len(data)} of {size} bytes")
+    return data
 
 
 def _file(path: str, info: dict[str, Any]) -> File:

@@ -186,6 +186,7 @@ def _check_file(
             groups = range(file.metadata.num_row_groups)
             after = pa.Table.from_batches(batches_of(file, groups), file.schema_arrow)
         rejected = _read_rejected(output, footer["rejected"], report)
+        _check_poison(unit, output, rejected, report)
         counts = check_unit(plan, UnitFiles(unit, before, after, rejected, split_ids), report)
         said = dict(footer["counts"])
     except MemoryError:
@@ -218,6 +219,15 @@ def _read_rejected(
     if len(entries) != named["count"]:
         report(f"its rejected file holds {len(entries)} rows, not {named['count']}")
     return entries
+
+
+def _check_poison(unit: Unit, output: Storage, rejected: list[dict[str, Any]], report: Any) -> None:
+    """A row that is said to kill its worker must have been found to, in a search of its own."""
+    for row in {entry["row"] for entry in rejected if entry["code"] == "worker_died"}:
+        if not output.exists(f"_shardrank/poison/{unit.id}-{row}.json"):
+            report(
+                f"row {row} is rejected as worker_died, and nothing in _shardrank/poison says so"
+            )
 
 
 def _check_success(plan: Plan, output: Storage, files: set[str], findings: _Findings) -> None:

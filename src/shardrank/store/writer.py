@@ -163,11 +163,14 @@ def write_success(
     plan: Plan,
     footers: Sequence[Mapping[str, Any]],
     tombstones: Sequence[Mapping[str, Any]] = (),
+    model: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Say, in `_SUCCESS`, that a job is complete; again and again with the same content.
 
-    footers, tombstones: of all units of the plan, a data file winning over a tombstone. Returns
-    what is written.
+    footers, tombstones: of all units of the plan, a data file winning over a tombstone.
+    model: what a reader should know of the model; the first one that is written stays.
+
+    Returns what is written.
 
     Raises IncompleteError if a unit has neither, OutputError if `_SUCCESS` says something else.
     """
@@ -191,9 +194,10 @@ def write_success(
         ],
     }
     try:
-        storage.create_exclusive(SUCCESS_NAME, _json(success))
+        storage.create_exclusive(SUCCESS_NAME, _json({**success, "model": dict(model or {})}))
     except FileExistsError:
-        if _read_json(storage, SUCCESS_NAME) != success:
+        found = _read_json(storage, SUCCESS_NAME)
+        if {name: value for name, value in found.items() if name != "model"} != success:
             raise OutputError(
                 f"{storage.display(SUCCESS_NAME)} does not fit the files beside it; find out with "
                 "`shardrank verify` what was changed"

@@ -1,0 +1,27 @@
+"""The layouts of a graph: which inputs it takes, and what they are called."""
+
+from __future__ import annotations
+
+LAYOUTS = ("padded", "prefix", "paged")
+"""padded: left-padded input_ids and attention_mask. prefix: the same, plus past and present.
+paged: prompts behind each other, without padding (graph.paged)."""
+
+PAGED_INPUTS = (
+    "input_ids",
+    "cumulative_sequence_length",
+    "past_seqlens",
+    "block_table",
+    "attention_metadata",
+)
+PAGED_CACHES = ("key_cache", "value_cache")
+"""Inputs of the layout `paged`: those of a batch, and the scratch that it works in."""
+
+
+def past_names(layer: int) -> tuple[str, str]:
+    """Inputs of the layout `prefix`: keys and values of the tokens before."""
+    return f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"
+
+
+def present_names(layer: int) -> tuple[str, str]:
+    """Outputs of the layout `prefix`: keys and values of the tokens before and of these."""
+    return f"present.{layer}.key", f"present.{layer}.value"

@@ -1,0 +1,252 @@
+"""ONNX Runtime sessions over prepared graphs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from shardrank.engine.cuda_device import read_cuda_device
+from shardrank.engine.cuda_runner import CudaRunner
+from shardrank.engine.layouts import (
+    LAYOUTS,
+    PAGED_CACHES,
+    PAGED_INPUTS,
+    past_names,
+    present_names,
+)
+from shardrank.engine.machine import num_cores, read_instruction_set
+from shardrank.engine.memory_plan import plan_limits
+from shardrank.engine.model import GRAPH_NAME, PreparedModel
+from shardrank.engine.paged_session import PagedSession
+from shardrank.engine.session import Device, Past, Session, SessionDescription, refuse_broken_mask
+from shardrank.errors import ModelError
+from shardrank.types import Float32Array, Int64Array
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_BATCH_INPUTS = {"input_ids", "attention_mask"}
+_INPUT_NAMES = {
+    "padded": _BATCH_INPUTS,
+    "prefix": _BATCH_INPUTS,
+    "paged": {*PAGED_INPUTS, *PAGED_CACHES},
+}
+_MORE_INPUTS = {"padded": "", "prefix": ", past_key_values.*", "paged": ""}
+_OUTPUT_NAME = "logits"
+
+# Precisions that a device has no kernels for. On CUDA, GroupQueryAttention takes fp16 and bf16,
+# and integer products with scales found at run time stay on the CPU, with copies both ways.
+_WITHOUT_KERNELS = {"cpu": ("bf16",), "cuda": ("fp32", "w8a8", "int8", "int4", "dynamic-int8")}
+_BEST_PRECISION = {"cpu": "w8a8", "cuda": "bf16"}
+
+CUDA_OPTIONS = {
+    "arena_extend_strategy": "kSameAsRequested",
+    # 1, flash attention, and 2, memory-efficient attention where that cannot be. Not 8: cuDNN
+    # builds a graph for every new shape, and hardly two runs have the same.
+    "sdpa_kernel": "3",
+}
+"""Options of the CUDA provider."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeysAndValues:
+    """The past of an OnnxSession.
+
+    arrays: one for each input of the graph, float32 [1, heads, num_tokens, size].
+    """
+
+    num_tokens: int
+    arrays: tuple[Float32Array, ...]
+
+
+class OnnxSession:
+    """Runs a graph of layout `padded` or `prefix`; `open_session` makes one."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, description: SessionDescription):
+        self._session = session
+        self._description = description
+        inputs = {node.name: node for node in session.get_inputs()}
+        num_layers = sum(name.startswith("past_key_values.") for name in inputs) // 2
+        self._past_names = [name for layer in range(num_layers) for name in past_names(layer)]
+        self._present_names = [n for layer in range(num_layers) for n in present_names(layer)]
+        self._past_shapes = [inputs[name].shape for name in self._past_names]
+
+    @property
+    def description(self) -> SessionDescription:
+        """Where the logits come from."""
+        return self._description
+
+    @property
+    def takes_past(self) -> bool:
+        """Whether the graph is of layout `prefix`."""
+        return bool(self._past_names)
+
+    def run(
+        self, input_ids: Int64Array, attention_mask: Int64Array, past: Past | None = None
+    ) -> Float32Array:
+        """Logits (yes, no), float32 [num_prompts, 2]; they may be NaN, which is for the caller.
+
+        Raises ValueError for a mask row that is not one unbroken run of ones.
+        """
+        refuse_broken_mask(attention_mask)
+        feeds = self._feeds(input_ids, attention_mask, past)
+        logits: Float32Array = self._session.run([_OUTPUT_NAME], feeds)[0]
+        return logits
+
+    def extend(self, input_ids: Int64Array, past: Past | None = None) -> KeysAndValues:
+        """Keys and values of the past and of these tokens, int64 [1, num_tokens]."""
+        feeds = self._feeds(input_ids, np.ones_like(input_ids), past)
+        arrays = self._session.run(self._present_names, feeds)
+        return KeysAndValues(arrays[0].shape[2], tuple(arrays))
+
+    def _feeds(
+        self, input_ids: Int64Array, attention_mask: Int64Array, past: Past | None
+    ) -> dict[str, NDArray[Any]]:
+        assert past is None or isinstance(past, KeysAndValues)
+        arrays = past.arrays if past is not None else self._empty_past(len(input_ids))
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            **dict(zip(self._past_names, arrays, strict=True)),
+        }
+
+    def _empty_past(self, num_prompts: int) -> list[NDArray[Any]]:
+        return [
+            np.empty((num_prompts, heads, 0, size), np.float32)
+            for _, heads, _, size in self._past_shapes
+        ]
+
+
+def open_session(
+    folder: Path,
+    model: PreparedModel,
+    *,
+    device: Device = "cpu",
+    threads: int | None = None,
+    allow_spinning: bool = False,
+) -> Session:
+    """Load the graph of a prepared model.
+
+    threads: of the session's own pool; None for every core that this process may use.
+    allow_spinning: let idle threads of the pool burn their core while they wait; a little faster
+        where nothing else runs on the machine.
+
+    Raises ModelError if the graph cannot be loaded, needs a newer onnxruntime, is of another
+    layout, or if the device is not there or has no kernels for the precision: a CPU never stands in
+    for a GPU unasked.
+    """
+    path = folder / GRAPH_NAME
+    if model.layout not in LAYOUTS:
+        raise ModelError(
+            f"{folder} has the layout {model.layout!r} and this shardrank runs "
+            f"{', '.join(LAYOUTS)}; update shardrank, or prepare the model with --layout padded."
+        )
+    if _release(onnxruntime.__version__) < _release(model.min_onnxruntime):
+        raise ModelError(
+            f"{folder} needs onnxruntime {model.min_onnxruntime} or newer and "
+            f"{onnxruntime.__version__} is installed; upgrade it with "
+            f'`pip install -U "onnxruntime>={model.min_onnxruntime}"`.'
+        )
+    provider = _provider(device)
+    _refuse_precision(folder, model.precision, device)
+    _refuse_layout(folder, model.layout, device)
+    options = _options(threads or num_cores(), allow_spinning)
+    if model.layout == "paged":
+        # Each of its nodes has a kernel on CUDA; one that had none would be slow without a word.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        # Patterns are kept for each shape of a run, and no two runs have the same.
+        options.enable_mem_pattern = False
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    except Exception as error:  # onnxruntime's errors have no common base
+        raise ModelError(
+            f"{path} cannot be loaded by onnxruntime {onnxruntime.__version__} ({error}); copy the "
+            f"model folder again, or make it again with `shardrank prepare`."
+        ) from error
+    _refuse_other_graph(session, path, model.layout)
+    _refuse_fallback(session, device)
+    # The arithmetic of a GPU does not depend on the CPU beside it.
+    cpu = read_instruction_set() if device == "cpu" else "none"
+    description = SessionDescription(onnxruntime.__version__, _PROVIDERS[device], cpu)
+    if model.layout != "paged":
+        return OnnxSession(session, description)
+    limits = plan_limits(model.architecture, read_cuda_device().free_bytes, model.max_tokens)
+    num_cached = replace(limits, max_tokens=max(limits.max_tokens, model.max_tokens))
+    runner = CudaRunner(session, num_cached.max_cache_tokens)
+    return PagedSession(runner, description, limits)
+
+
+def _options(threads: int, allow_spinning: bool) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    # 0 would mean every core of the machine, whatever this process was given.
+    options.intra_op_num_threads = max(1, threads)
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(allow_spinning)))
+    return options
+
+
+def _provider(device: Device) -> tuple[str, dict[str, Any]]:
+    if device == "cpu":
+        return _PROVIDERS["cpu"], {}
+    if _PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
+        raise ModelError(
+            f"device cuda was asked for and the installed onnxruntime {onnxruntime.__version__} "
+            f'has no CUDA; run `pip uninstall onnxruntime` and `pip install "shardrank[gpu]"`.'
+        )
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
+    return _PROVIDERS["cuda"], CUDA_OPTIONS
+
+
+def _refuse_precision(folder: Path, precision: str, device: Device) -> None:
+    if precision in _WITHOUT_KERNELS[device]:
+        raise ModelError(
+            f"{folder} has the precision {precision!r}, which onnxruntime cannot run on the device "
+            f"{device}; prepare the model with --precision {_BEST_PRECISION[device]}."
+        )
+
+
+def _refuse_layout(folder: Path, layout: str, device: Device) -> None:
+    if layout == "paged" and device != "cuda":
+        raise ModelError(
+            f"{folder} has the layout 'paged', which runs on the device cuda only; prepare the "
+            f"model with --precision {_BEST_PRECISION[device]}, or give --device cuda."
+        )
+
+
+def _refuse_other_graph(session: onnxruntime.InferenceSession, path: Path, layout: str) -> None:
+    inputs = {node.name for node in session.get_inputs()}
+    outputs = {node.name for node in session.get_outputs()}
+    pasts = {name for name in inputs if name.startswith("past_key_values.")}
+    if (
+        inputs - pasts != _INPUT_NAMES[layout]
+        or _OUTPUT_NAME not in outputs
+        or bool(pasts) != (layout == "prefix")
+    ):
+        raise ModelError(
+            f"{path} takes {sorted(inputs)[:4]} and gives {sorted(outputs)[:3]}, where the layout "
+            f"{layout!r} takes {', '.join(sorted(_INPUT_NAMES[layout]))}{_MORE_INPUTS[layout]} "
+            f"and gives logits; "
+            f"an export of another tool becomes one with `shardrank prepare`."
+        )
+
+
+def _refuse_fallback(session: onnxruntime.InferenceSession, device: Device) -> None:
+    used = session.get_providers()[0]
+    if used != _PROVIDERS[device]:
+        raise ModelError(
+            f"device {device} was asked for and onnxruntime fell back to {used}: its CUDA "
+            f'libraries did not load; run `pip install "onnxruntime-gpu[cuda,cudnn]"` and see '
+            f"that `nvidia-smi` shows a GPU."
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])

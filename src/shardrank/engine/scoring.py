@@ -1,0 +1,133 @@
+"""Prompts in, logits out: the plan, the callers, and one session."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardrank.engine.batching import left_pad
+from shardrank.engine.prefixes import (
+    Plan,
+    distinct,
+    plan_prefixes,
+    plan_without_prefixes,
+)
+from shardrank.engine.schedule import Schedule, Work
+from shardrank.engine.session import Past, Session
+from shardrank.types import Float32Array, Int32Array, Prompts
+
+DEFAULT_MAX_BATCH_TOKENS = 4096
+MAX_TOKENS_IN_HAND, MAX_TOKENS_IN_HAND_PER_CALLER = 16384, 1024
+CHUNK_TOKENS = 1024
+"""Longer prompts go through the session in pieces: its memory grows with the piece."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringOptions:
+    """How prompts are scored; none of these changes a score, unless the model is batch-dependent.
+
+    max_batch_tokens: tokens of one batch, padding included, where fronts are not shared.
+    num_callers: threads that use the session at once.
+    reuse_prefix: compute what prompts share once, where the session can.
+    max_tokens_in_hand: of all callers together; a longer prompt is scored alone.
+    """
+
+    max_batch_tokens: int = DEFAULT_MAX_BATCH_TOKENS
+    num_callers: int = 1
+    reuse_prefix: bool = True
+    max_tokens_in_hand: int = MAX_TOKENS_IN_HAND
+
+
+def score_prompts(
+    session: Session, prompts: Prompts, pad_id: int, options: ScoringOptions = ScoringOptions()
+) -> Float32Array:
+    """Logits (yes, no), float32 [num_prompts, 2], in the order of the prompts.
+
+    Prompts with the same ids are scored once. What the model gives is handed on, NaN too; a prompt
+    without tokens has a row of NaN.
+    """
+    firsts, places = distinct(prompts)
+    # A last row that no prompt is: place -1.
+    logits = np.full((len(firsts) + 1, 2), np.nan, np.float32)
+    if len(firsts):
+        row_of = np.zeros(len(prompts), np.int64)
+        row_of[firsts] = np.arange(len(firsts))
+        if session.takes_past and options.reuse_prefix:
+            plan = plan_prefixes(prompts, firsts, options.max_batch_tokens)
+        else:
+            plan = plan_without_prefixes(prompts, firsts, options.max_batch_tokens)
+        callers = _Callers(session, prompts, pad_id, plan)
+        schedule = Schedule(plan.groups, prompts.lengths, options.max_tokens_in_hand)
+
+        def work_on(work: Work) -> Past | None:
+            if work.batch is None:
+                return callers.front(work)
+            logits[row_of[work.batch]] = callers.score(work)
+            return None
+
+        _run(schedule, work_on, options.num_callers)
+    return logits[places]
+
+
+class _Callers:
+    """What callers do with the session."""
+
+    def __init__(self, session: Session, prompts: Prompts, pad_id: int, plan: Plan) -> None:
+        self._session = session
+        self._prompts = prompts
+        self._pad_id = pad_id
+        self._trunk: Past | None = None
+        if plan.trunk:
+            ids = prompts[int(plan.groups[0].batches[0][0])]
+            self._trunk = self._extend(ids[: plan.trunk], None)
+
+    def front(self, work: Work) -> Past | None:
+        """Keys and values of a group's front."""
+        ids = self._prompts[int(work.group.batches[0][0])]
+        return self._extend(ids[: work.group.num_shared], self._trunk)
+
+    def score(self, work: Work) -> Float32Array:
+        """Logits of a batch."""
+        assert work.batch is not None
+        if not work.group.num_shared and (len(work.batch) > 1 or not self._session.takes_past):
+            return self._session.run(*left_pad(self._prompts, work.batch, self._pad_id))
+        ids = self._prompts[int(work.batch[0])]
+        start = 0 if work.past is None else work.past.num_tokens
+        # What is left for the last piece is one token or more.
+        start += (len(ids) - 1 - start) // CHUNK_TOKENS * CHUNK_TOKENS
+        past = self._extend(ids[:start], work.past)
+        row = ids[start:][None].astype(np.int64)
+        return self._session.run(row, np.ones_like(row), past)
+
+    def _extend(self, ids: Int32Array, past: Past | None) -> Past | None:
+        """The past after these ids, of which it holds the first already."""
+        start = 0 if past is None else past.num_tokens
+        for first in range(start, len(ids), CHUNK_TOKENS):
+            piece = ids[first : first + CHUNK_TOKENS][None].astype(np.int64)
+            past = self._session.extend(piece, past)
+        return past
+
+
+def _run(schedule: Schedule, work_on: Callable[[Work], Past | None], num_callers: int) -> None:
+    """Work until nothing is left, this thread being one of the callers."""
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            while (work := schedule.take()) is not None:
+                schedule.finish(work, work_on(work))
+        except BaseException as error:  # handed on by the thread that waits
+            errors.append(error)
+            schedule.stop()
+
+    threads = [threading.Thread(target=call, daemon=True) for _ in range(num_callers - 1)]
+    for thread in threads:
+        thread.start()
+    call()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]

@@ -1,0 +1,51 @@
+"""The layouts that a graph can be built in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from shardrank.engine.layouts import LAYOUTS
+from shardrank.errors import ModelError
+from shardrank.graph.architecture import Architecture
+from shardrank.graph.layout import Layout
+from shardrank.graph.padded import PaddedLayout
+from shardrank.graph.paged import PagedLayout
+from shardrank.graph.prefix import PrefixLayout
+from shardrank.graph.writer import GraphWriter
+
+
+def choose_layout(asked: str | None, dtype: np.dtype[Any]) -> str:
+    """As asked; else "prefix" for CPUs and "paged" for GPUs.
+
+    dtype: of what flows between the matrix products: float32 on CPUs, halves on GPUs.
+
+    Raises ModelError if there is no such graph.
+    """
+    if asked is None:
+        return "prefix" if dtype == np.float32 else "paged"
+    if asked not in LAYOUTS:
+        raise ModelError(f"unknown layout {asked!r}; choose one of {', '.join(LAYOUTS)}.")
+    if asked == "prefix" and dtype != np.float32:
+        raise ModelError(
+            f"the layout 'prefix' is for CPUs, and the precision has activations of {dtype.name}; "
+            f"choose the layout padded or paged, or another precision."
+        )
+    if asked == "paged" and dtype == np.float32:
+        raise ModelError(
+            f"the layout 'paged' is for GPUs, and the precision has activations of {dtype.name}; "
+            f"choose the precision bf16 or fp16, or another layout."
+        )
+    return asked
+
+
+def make_layout(
+    layout: str, writer: GraphWriter, architecture: Architecture, dtype: np.dtype[Any]
+) -> Layout:
+    """The nodes of a layout, as `choose_layout` names it; dtype as there."""
+    if layout == "paged":
+        return PagedLayout(writer, architecture, dtype)
+    if layout == "prefix":
+        return PrefixLayout(writer, architecture)
+    return PaddedLayout(writer, architecture)

@@ -1,0 +1,64 @@
+"""The layout `prefix`: `padded`, and what a prompt's beginning left can be given and asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shardrank.engine.layouts import past_names, present_names
+from shardrank.graph.architecture import Architecture
+from shardrank.graph.padded import BATCH_INPUTS, PaddedLayout
+from shardrank.graph.writer import GraphWriter, Tensor
+
+
+class PrefixLayout:
+    """The layout `padded`, with keys and values of the tokens before as inputs and outputs.
+
+    One graph serves a plain batch (past of length 0), the pass over a shared prefix (its presents
+    are asked for) and each prompt's continuation of it. An output that nobody asks for costs
+    nothing.
+
+    past_key_values.<layer>.key and .value: float32 [batch, heads, past, size], of the tokens that
+    stand before those of input_ids; attention_mask is of input_ids alone. Where past is not 0 it
+    is even, and the batch is 1. present.<layer>.key and .value: [batch, heads, past + width, size].
+    """
+
+    num_axes = 2
+    norms_heads = False
+
+    def __init__(self, writer: GraphWriter, architecture: Architecture) -> None:
+        self._writer = writer
+        self._architecture = architecture
+        self._padded = PaddedLayout(writer, architecture, past=past_names(0)[0])
+
+    def ids(self) -> str:
+        """int64 [batch, width], each row from column 0."""
+        return self._padded.ids()
+
+    def attend(self, query: str, key: str, value: str, name: str, layer: int) -> str:
+        """One layer's attention, [batch, width, heads x size]."""
+        return self._padded.attend_after(
+            (query, key, value), past_names(layer), present_names(layer), name
+        )
+
+    def last(self, values: str) -> str:
+        """From [batch, width, n] to [batch, n]."""
+        return self._padded.last(values)
+
+    def save(self, logits: str) -> None:
+        """Write the graph."""
+        pasts, presents = (
+            [
+                self._cache(name, length)
+                for layer in range(self._architecture.num_layers)
+                for name in names(layer)
+            ]
+            for names, length in ((past_names, "past"), (present_names, "seen"))
+        )
+        self._writer.save(
+            [*BATCH_INPUTS, *pasts], [Tensor(logits, ("batch", 2), np.float32), *presents]
+        )
+
+    def _cache(self, name: str, length: str) -> Tensor:
+        shape = self._architecture
+        axes = ("batch", shape.num_key_value_heads, length, shape.head_size)
+        return Tensor(name, axes, np.float32)

@@ -1,0 +1,59 @@
+"""Hadamard rotations, which spread a loud channel over its block before values are rounded.
+
+Follows QuaRot (Ashkboos et al., arXiv 2404.00456), in blocks of 32: what goes into down_proj is a
+product of two activations, with a few values far larger than the rest, and a token's scale follows
+the largest. Both sides of the matrix product are rotated, so the product stays what it was.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shardrank.graph.writer import GraphWriter
+from shardrank.types import Float32Array
+
+# 64 would take twice the time and mend little more (docs/decisions/012-smoothing.md).
+_LARGEST_BLOCK = 32
+_ROTATED = "down_proj"
+
+
+def rotation_size(name: str, num_inputs: int) -> int:
+    """Channels that are rotated together in the input of this product; 1 for none.
+
+    The largest power of two up to 32 that divides num_inputs.
+    """
+    if not name.endswith(_ROTATED):
+        return 1
+    return min(_LARGEST_BLOCK, num_inputs & -num_inputs)
+
+
+def hadamard(size: int) -> Float32Array:
+    """Sylvester's matrix, float32 [size, size] of 1 and -1; its square is size x identity."""
+    matrix = np.ones((1, 1), np.float32)
+    while len(matrix) < size:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return matrix
+
+
+def rotate_values(rows: Float32Array, size: int) -> Float32Array:
+    """Each block of `size` columns times the matrix: [..., num_inputs] before and after."""
+    if size == 1:
+        return rows
+    return np.asarray(rows.reshape(-1, size) @ hadamard(size)).reshape(rows.shape)
+
+
+def rotate_weights(rows: Float32Array, size: int) -> Float32Array:
+    """Weights [outputs, num_inputs] that undo `rotate_values`: exactly, but for rounding."""
+    return rotate_values(rows, size) / np.float32(size)
+
+
+def append_rotation(writer: GraphWriter, values: str, size: int) -> str:
+    """Append the nodes of `rotate_values`; values float32 [..., num_inputs]."""
+    if size == 1:
+        return values
+    blocks = writer.constant(f"{values}.blocks", np.array([-1, size], np.int64))
+    matrix = writer.constant(f"{values}.hadamard", hadamard(size))
+    shape = writer.node("Shape", [values], f"{values}.shape")
+    apart = writer.node("Reshape", [values, blocks], f"{values}.apart")
+    spread = writer.node("MatMul", [apart, matrix], f"{values}.spread")
+    return writer.node("Reshape", [spread, shape], f"{values}.rotated")

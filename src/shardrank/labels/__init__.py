@@ -1,0 +1,1 @@
+"""From scores to training labels: which negatives, which numbers, which format. Pure."""
