@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -42,9 +43,10 @@ def main() -> None:
     reranker = Reranker(arguments.model)
     prompts = built_in_prompts(reranker, arguments.pairs)
     seconds: dict[int, list[float]] = {budget: [] for budget in BUDGETS}
+    base = reranker.options
     for _ in range(ROUNDS):
         for budget in BUDGETS:
-            reranker.max_batch_tokens = budget
+            reranker.options = replace(base, max_batch_tokens=budget, reuse_prefix=False)
             started = time.perf_counter()
             reranker.score_prompts(prompts)
             seconds[budget].append(time.perf_counter() - started)

@@ -73,7 +73,7 @@ def make_linear(
     """The matrix products of a precision; block_size as `choose_block_size` gives it.
 
     kept: products of w8a8 that stay in fp32, by name without ".weight". int8 in blocks of 32 would
-        cost two thirds of fp32's time and mend little (docs/decisions/012-smoothing.md).
+        cost two thirds of fp32's time and mend little (docs/decisions/009-smoothing.md).
     """
     if precision in _FLOAT_TYPES:
         return FloatLinear(writer, checkpoint, _FLOAT_TYPES[precision])

@@ -12,7 +12,7 @@ import numpy as np
 from shardrank.graph.writer import GraphWriter
 from shardrank.types import Float32Array
 
-# 64 would take twice the time and mend little more (docs/decisions/012-smoothing.md).
+# 64 would take twice the time and mend little more (docs/decisions/009-smoothing.md).
 _LARGEST_BLOCK = 32
 _ROTATED = "down_proj"
 
