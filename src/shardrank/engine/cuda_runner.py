@@ -74,14 +74,25 @@ class CudaRunner:
         caches = self._caches.get()
         try:
             binding = self._bind(run, caches)
-            self._session.run_with_iobinding(binding)
-            logits: Float32Array = binding.copy_outputs_to_cpu()[0]
-        except Exception as error:  # onnxruntime's errors have no common base
-            if _NO_MEMORY.search(str(error)):
-                raise OutOfDeviceMemoryError(str(error)) from error
-            raise
+            try:
+                return self._logits(binding, None)
+            except OutOfDeviceMemoryError:
+                # What is free may be in pieces. Whatever comes of this run, its end gives all of
+                # them back to the device, and the halves of it find that whole.
+                options = onnxruntime.RunOptions()
+                options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "gpu:0")
+                return self._logits(binding, options)
         finally:
             self._caches.put(caches)
+
+    def _logits(self, binding: Any, options: onnxruntime.RunOptions | None) -> Float32Array:
+        try:
+            self._session.run_with_iobinding(binding, options)
+        except Exception as error:  # onnxruntime's errors have no common base
+            if _NO_MEMORY.search(str(error)):
+                raise OutOfDeviceMemoryError(str(error).splitlines()[0]) from error
+            raise
+        logits: Float32Array = binding.copy_outputs_to_cpu()[0]
         return logits
 
     def _bind(self, run: PackedRun, caches: Mapping[str, Any]) -> Any:
