@@ -20,7 +20,9 @@ from shardrank.errors import ConfigError
 @click.option(
     "--block-size", type=int, help="Weights that share a scale in int8, int4 [default: 32]."
 )
-@click.option("--layout", help="padded, prefix or paged [default: prefix on CPUs, paged in half precision]")
+@click.option(
+    "--layout", help="padded, prefix or paged [default: prefix on CPUs, paged in half precision]"
+)
 @click.option("--prompt", default="transformers", show_default=True)
 @click.option("--max-tokens", type=int, help="Longest prompt [default: the model's, at most 8192].")
 @click.option("--smooth", is_flag=True, help="w8a8: move scales from activations into weights.")

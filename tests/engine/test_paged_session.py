@@ -51,6 +51,14 @@ def test_a_run_without_room_is_halved_until_it_fits(rows: list[list[int]], room:
     assert all(num_tokens <= room for num_tokens in runner.num_tokens)
 
 
+@given(many)
+def test_the_engine_hands_it_all_prompts_at_once(rows: list[list[int]]) -> None:
+    runner = FakeRunner()
+    logits = score_prompts(session_of(runner), prompts_of([*rows, []]), 0)
+    assert log_odds(logits[:-1]) == [fake_log_odds(row) for row in rows]
+    assert np.isnan(logits[-1]).all()
+
+
 def test_a_caller_may_ask_for_smaller_runs_and_for_no_sharing() -> None:
     rows = [[1] * 20 + [number] for number in range(30)]
     runner = FakeRunner()

@@ -101,7 +101,7 @@ class Reranker:
             folder, self.model, device=device or "cpu", threads=1
         )
         self.options = ScoringOptions(
-            max_batch_tokens=max_batch_tokens or DEFAULT_MAX_BATCH_TOKENS,
+            max_batch_tokens=max_batch_tokens or DEFAULT_MAX_BATCH_TOKENS[device or "cpu"],
             num_callers=num_callers,
             reuse_prefix=reuse_prefix,
             max_tokens_in_hand=max(MAX_TOKENS_IN_HAND, num_callers * MAX_TOKENS_IN_HAND_PER_CALLER),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardrank.engine.batching import left_pad
+from shardrank.engine.paged_session import PagedSession
 from shardrank.engine.prefixes import (
     Plan,
     distinct,
@@ -16,10 +17,10 @@ from shardrank.engine.prefixes import (
     plan_without_prefixes,
 )
 from shardrank.engine.schedule import Schedule, Work
-from shardrank.engine.session import Past, Session
+from shardrank.engine.session import Device, Past, Session
 from shardrank.types import Float32Array, Int32Array, Prompts
 
-DEFAULT_MAX_BATCH_TOKENS = 4096
+DEFAULT_MAX_BATCH_TOKENS: dict[Device, int] = {"cpu": 4096, "cuda": 65536}
 MAX_TOKENS_IN_HAND, MAX_TOKENS_IN_HAND_PER_CALLER = 16384, 1024
 CHUNK_TOKENS = 1024
 """Longer prompts go through the session in pieces: its memory grows with the piece."""
@@ -35,7 +36,7 @@ class ScoringOptions:
     max_tokens_in_hand: of all callers together; a longer prompt is scored alone.
     """
 
-    max_batch_tokens: int = DEFAULT_MAX_BATCH_TOKENS
+    max_batch_tokens: int = DEFAULT_MAX_BATCH_TOKENS["cpu"]
     num_callers: int = 1
     reuse_prefix: bool = True
     max_tokens_in_hand: int = MAX_TOKENS_IN_HAND
@@ -52,7 +53,15 @@ def score_prompts(
     firsts, places = distinct(prompts)
     # A last row that no prompt is: place -1.
     logits = np.full((len(firsts) + 1, 2), np.nan, np.float32)
-    if len(firsts):
+    if len(firsts) and isinstance(session, PagedSession):
+        # It plans for itself: what runs together there is bounded by the device.
+        logits[:-1] = session.score(
+            prompts,
+            firsts,
+            max_tokens=options.max_batch_tokens,
+            reuse_prefix=options.reuse_prefix,
+        )
+    elif len(firsts):
         row_of = np.zeros(len(prompts), np.int64)
         row_of[firsts] = np.arange(len(firsts))
         if session.takes_past and options.reuse_prefix:

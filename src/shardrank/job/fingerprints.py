@@ -33,7 +33,7 @@ def score_fields(config: Config, model: PreparedModel) -> dict[str, Any]:
         fields["prompt.window_stride"] = prompt.windows.stride
     if model.batch_dependent:
         fields["scoring.max_batch_tokens"] = (
-            config.scoring.max_batch_tokens or DEFAULT_MAX_BATCH_TOKENS
+            config.scoring.max_batch_tokens or DEFAULT_MAX_BATCH_TOKENS[config.device]
         )
         fields["scoring.reuse_prefix"] = config.scoring.reuse_prefix
         fields["shardrank version"] = __version__
