@@ -100,7 +100,7 @@ def test_a_submitted_job_prepares_a_model(head: dict[str, str], tmp_path: Path) 
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     model = PreparedModel.load(tmp_path / "model")
-    assert (model.precision, model.layout) == ("w8a8", "padded")
+    assert (model.precision, model.layout) == ("w8a8", "prefix")
 
 
 def test_a_running_cluster_is_taken_and_left_running(head: dict[str, str], tmp_path: Path) -> None:
