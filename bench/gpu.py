@@ -2,10 +2,10 @@
 
     python bench/gpu.py [--section correctness|checks|throughput|peer]... [--folder DIR] [--small]
 
-One command, some ten minutes. Writes a random checkpoint of the shape of Qwen3-Reranker-0.6B (1.2
-GB) into a folder, prepares it, and prints lines as it finds them and rows for RESULTS.md at the
-end. With --folder everything that was prepared stays there for the next time. Needs an NVIDIA GPU,
-onnxruntime-gpu and onnx; for the peer sentence-transformers and a torch with CUDA, too.
+One command, some ten minutes. Writes an untrained checkpoint of the shape of Qwen3-Reranker-0.6B
+(1.2 GB) into a folder, prepares it, and prints lines as it finds them and rows for RESULTS.md at
+the end. With --folder everything that was prepared stays there for the next time. Needs an NVIDIA
+GPU, onnxruntime-gpu and onnx; for the peer sentence-transformers and a torch with CUDA, too.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ from results import make_row
 
 from shardrank.engine.cuda_device import read_cuda_device
 from shardrank.engine.machine import num_cores
+from shardrank.engine.memory_plan import NUM_CUDA_CALLERS
 from shardrank.engine.model import FILE_NAME, PreparedModel
 from shardrank.engine.onnx_session import open_session
 from shardrank.engine.packing import DEFAULT_LIMITS, plan_runs
-from shardrank.engine.scoring import ScoringOptions, score_prompts
+from shardrank.engine.scoring import DEFAULT_MAX_BATCH_TOKENS, ScoringOptions, score_prompts
 from shardrank.graph.prepare import prepare
 from shardrank.types import Prompts
 
@@ -48,8 +49,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from oracles.checkpoints import REAL_SHAPE, Shape, make_random_checkpoint
 
 SECTIONS = ("correctness", "checks", "throughput", "peer")
-LENGTHS = {150: 2500, 350: 1500, 1000: 600}
-"""Tokens of a pair, and how many pairs."""
+LENGTHS = {150: 4000, 350: 1500, 1000: 600}
+"""Tokens of a pair, and how many pairs. The peer takes a quarter of them."""
 SMALL_SHAPE = Shape(2, 256, 4, 2, 128, 512, 320, dtype="bfloat16")
 
 # Dense bfloat16 with sums in float32, TFLOP/s, from the makers' data sheets.
@@ -66,6 +67,7 @@ class Workplace:
     source: Path
     paged: Path
     padded: Path
+    fp16: Path
     fp32: Path
 
     @property
@@ -87,7 +89,10 @@ def make_workplace(folder: Path, shape: Shape) -> Workplace:
     if not (source / "config.json").is_file():
         tell("writing a random checkpoint")
         make_random_checkpoint(source, shape)
-    kinds = {"paged": ("bf16", "paged"), "padded": ("bf16", "padded"), "fp32": ("fp32", "prefix")}
+    kinds = {
+        "paged": ("bf16", "paged"), "padded": ("bf16", "padded"),
+        "fp16": ("fp16", "padded"), "fp32": ("fp32", "prefix"),
+    }  # fmt: skip
     for name, (precision, layout) in kinds.items():
         if not (folder / name / FILE_NAME).is_file():
             tell(f"preparing {precision}, layout {layout}")
@@ -97,9 +102,9 @@ def make_workplace(folder: Path, shape: Shape) -> Workplace:
 
 def check_correctness(place: Workplace) -> Iterator[str]:
     """Log-odds in bfloat16 on the GPU against float32 on the CPU."""
-    # 10 queries of 71 tokens with 20 documents each.
-    fronts = random_rows(10, 71, seed=1)
-    rows = [np.concatenate([f, d]) for f in fronts for d in random_rows(20, 44, seed=len(f))]
+    # 6 queries of 71 tokens with 10 documents each.
+    fronts = random_rows(6, 71, seed=1)
+    rows = [np.concatenate([f, d]) for f in fronts for d in random_rows(10, 44, seed=len(f))]
     prompts = make_prompts(rows)
     model = PreparedModel.load(place.fp32)
     session = open_session(place.fp32, model, threads=1)
@@ -108,10 +113,13 @@ def check_correctness(place: Workplace) -> Iterator[str]:
     sharing = error(log_odds(score(open_paged(place.paged), prompts)), expected)
     plain = replace(DEFAULT_LIMITS, block_sizes=(128,))
     without = error(log_odds(score(open_paged(place.paged, plain), prompts)), expected)
-    padded = error(_score_padded(place, prompts), expected)
+    padded, fp16 = (
+        error(score_padded(folder, prompts), expected) for folder in (place.padded, place.fp16)
+    )
     yield (
-        f"rms error of log-odds, of their standard deviation, {len(rows)} prompts: paged bf16 "
-        f"{sharing:.4f} ({without:.4f} without shared blocks), padded bf16 {padded:.4f}"
+        f"rms error of log-odds, of their standard deviation, {len(rows)} prompts: padded bf16 "
+        f"{padded:.4f}, padded fp16 {fp16:.4f}, paged bf16 {sharing:.4f} ({without:.4f} without "
+        f"shared blocks)"
     )
     folder = place.source.parent / "cross-encoder"
     if _has("torch"):
@@ -132,30 +140,32 @@ def measure_throughput(place: Workplace) -> Iterator[str]:
     for length, number in LENGTHS.items():
         prompts = make_prompts(random_rows(number, length))
         tokens = int(prompts.lengths.sum())
+        padded = median_seconds(lambda p=prompts: score_padded(place.padded, p))
+        fp16 = median_seconds(lambda p=prompts: score_padded(place.fp16, p))
         paged = median_seconds(lambda p=prompts: score(session, p))
-        padded = median_seconds(lambda p=prompts: _score_padded(place, p))
-        share = f"{tokens * place.flop / paged / peak:.1%}" if peak else "peak not known"
+        share = f"{tokens * place.flop / padded / peak:.1%}" if peak else "peak not known"
         yield (
-            f"{length} tokens: {number / paged:,.0f} pairs/s, {tokens / paged:,.0f} tokens/s, "
-            f"{tokens * place.flop / paged / 1e12:,.0f} TFLOP/s, of the dense bf16 peak {share}; "
-            f"padded {number / padded:,.0f} pairs/s"
+            f"{length} tokens: padded {number / padded:,.0f} pairs/s, {tokens / padded:,.0f} "
+            f"tokens/s, {tokens * place.flop / padded / 1e12:,.0f} TFLOP/s, of the dense bf16 peak "
+            f"{share}; fp16 {number / fp16:,.0f} pairs/s; paged {number / paged:,.0f} pairs/s"
         )
-    for what, num_queries, num_documents, own in (
-        ("71 of about 115 tokens shared, 20 documents a query", 100, 20, 44),
-        ("one query with 1000 candidates of about 150 tokens, 71 shared", 1, 1000, 79),
+    for what, num_queries, num_documents, front, own in (
+        ("71 of about 115 tokens shared, 20 documents a query", 100, 20, 71, 44),
+        ("one query with 1000 candidates of about 150 tokens, 71 shared", 1, 1000, 71, 79),
+        ("520 of about 600 tokens shared, 20 documents a query", 20, 20, 520, 80),
     ):
-        fronts = random_rows(num_queries, 71, seed=2)
+        random = np.random.default_rng(2)
+        fronts = [random.integers(0, 256, front) for _ in range(num_queries)]
         prompts = make_prompts(
             [np.concatenate([f, d]) for f in fronts for d in random_rows(num_documents, own, 3)]
         )
-        plain = open_paged(place.paged, replace(DEFAULT_LIMITS, block_sizes=(128,)))
         plan = plan_runs(prompts, np.arange(len(prompts)), DEFAULT_LIMITS)
         shared = median_seconds(lambda p=prompts: score(session, p))
-        alone = median_seconds(lambda p=prompts, s=plain: score(s, p))
+        padded = median_seconds(lambda p=prompts: score_padded(place.padded, p))
         yield (
-            f"{what}: {len(prompts) / shared:,.0f} pairs/s in blocks of {plan.block_size}, "
-            f"{plan.num_tokens / prompts.lengths.sum():.0%} of the tokens computed; in blocks of "
-            f"128 {len(prompts) / alone:,.0f} pairs/s"
+            f"{what}: padded {len(prompts) / padded:,.0f} pairs/s; paged "
+            f"{len(prompts) / shared:,.0f} pairs/s in blocks of {plan.block_size}, "
+            f"{plan.num_tokens / prompts.lengths.sum():.0%} of the tokens computed"
         )
     prompts = make_prompts(random_rows(2500, 150))
     seconds = _seconds(lambda: plan_runs(prompts, np.arange(len(prompts)), DEFAULT_LIMITS))
@@ -172,7 +182,7 @@ def measure_peer(place: Workplace) -> Iterator[str]:
         model = PreparedModel.load(place.paged)
         gpu_peer.make_cross_encoder(place.source, folder, model.yes_id, model.no_id)
     for length, number in LENGTHS.items():
-        lengths = [len(row) for row in random_rows(number, length)]
+        lengths = [len(row) for row in random_rows(number // 4, length)]
         for line in gpu_peer.measure(folder, lengths):
             yield f"{length} tokens, {line}"
 
@@ -182,12 +192,18 @@ def tell(line: str) -> None:
     print(f"  {line}", flush=True)
 
 
-def _score_padded(place: Workplace, prompts: Prompts) -> np.ndarray:
-    if place.padded not in _OPEN:
-        model = PreparedModel.load(place.padded)
-        _OPEN[place.padded] = open_session(place.padded, model, device="cuda"), model.pad_id
-    session, pad_id = _OPEN[place.padded]
-    options = ScoringOptions(max_batch_tokens=40960, num_callers=1)
+def score_padded(folder: Path, prompts: Prompts) -> np.ndarray:
+    """Log-odds by a graph of layout padded, as the product scores them."""
+    if folder not in _OPEN:
+        model = PreparedModel.load(folder)
+        _OPEN[folder] = open_session(folder, model, device="cuda"), model.pad_id
+    session, pad_id = _OPEN[folder]
+    max_tokens = DEFAULT_MAX_BATCH_TOKENS["cuda"]
+    options = ScoringOptions(
+        max_batch_tokens=max_tokens,
+        num_callers=NUM_CUDA_CALLERS,
+        max_tokens_in_hand=NUM_CUDA_CALLERS * max_tokens,
+    )
     return log_odds(score_prompts(session, prompts, pad_id, options))
 
 
@@ -238,7 +254,7 @@ def main() -> None:
     onnxruntime.preload_dlls()
     device = read_cuda_device()
     print(f"{device.name}, {device.free_bytes / 2**30:.0f} GiB free", flush=True)
-    shape = SMALL_SHAPE if arguments.small else REAL_SHAPE
+    shape = replace(SMALL_SHAPE if arguments.small else REAL_SHAPE, untrained=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

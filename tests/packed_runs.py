@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from shardrank.engine.device_memory import OutOfDeviceMemoryError
 from shardrank.engine.packing import PackedRun
-from shardrank.engine.paged_session import OutOfDeviceMemoryError
 from shardrank.testing import fake_log_odds
 from shardrank.types import Prompts
 

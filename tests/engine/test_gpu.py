@@ -15,12 +15,17 @@ from graph_models import pad
 from oracles.checkpoints import Shape, make_random_checkpoint
 from oracles.numpy_qwen3 import NumpyQwen3
 from packed_runs import prompts_of
+from shardrank.engine.batching import left_pad
+from shardrank.engine.cuda_batches import CudaBatches
 from shardrank.engine.cuda_device import read_cuda_device
 from shardrank.engine.cuda_runner import CudaRunner
+from shardrank.engine.device_memory import OutOfDeviceMemoryError
+from shardrank.engine.halving_session import HalvingSession
 from shardrank.engine.model import PreparedModel
 from shardrank.engine.onnx_session import CUDA_OPTIONS, open_session
 from shardrank.engine.packing import DEFAULT_LIMITS, PackLimits, pack
-from shardrank.engine.paged_session import OutOfDeviceMemoryError, PagedSession
+from shardrank.engine.paged_session import PagedSession
+from shardrank.engine.scoring import ScoringOptions, score_prompts
 from shardrank.engine.session import SessionDescription
 from shardrank.errors import ModelError
 from shardrank.graph.prepare import prepare
@@ -43,7 +48,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checkpoint prepared for the GPU in one precision.
+    """A checkpoint prepared for the GPU in one precision, in the layouts paged and padded.
 
     expected: log-odds of the rows below in float32, by numpy, prompt by prompt.
     """
@@ -51,7 +56,14 @@ class Prepared:
     source: Path
     folder: Path
     model: PreparedModel
+    padded: Path
     expected: np.ndarray
+
+    def batches(self, **options: str) -> CudaBatches:
+        """A runner of the layout padded, with these options of the CUDA provider."""
+        providers = [("CUDAExecutionProvider", {**CUDA_OPTIONS, **options})]
+        session = onnxruntime.InferenceSession(self.padded / "model.onnx", providers=providers)
+        return CudaBatches(session, DESCRIPTION)
 
     def runner(self, limits: PackLimits = DEFAULT_LIMITS, **options: str) -> CudaRunner:
         """A runner of its own, with these options of the CUDA provider."""
@@ -92,13 +104,15 @@ def error(found: np.ndarray, expected: np.ndarray) -> float:
 def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = tmp_path_factory.mktemp(request.param)
     source = make_random_checkpoint(folder / "checkpoint", SHAPE)
-    model = prepare(source, folder / "model", precision=request.param, max_tokens=2048)
+    options = {"precision": request.param, "max_tokens": 2048}
+    model = prepare(source, folder / "model", layout="paged", **options)
+    prepare(source, folder / "padded", layout="padded", **options)
     # As every session of the product does, before CUDA is used for the first time.
     open_session(folder / "model", model, device="cuda")
     oracle = NumpyQwen3(source)
     answers = model.yes_id, model.no_id
     expected = np.array([oracle.log_odds(row, *answers) for row in some_rows()])
-    return Prepared(source, folder / "model", model, expected)
+    return Prepared(source, folder / "model", model, folder / "padded", expected)
 
 
 @pytest.mark.parametrize("block_size", [16, 32, 64, 128, 256])
@@ -133,16 +147,24 @@ def test_a_session_opens_with_every_node_on_the_gpu(prepared: Prepared) -> None:
     assert error(found, prepared.expected) < TOLERANCES[prepared.model.precision]
 
 
-def test_the_layout_padded_scores_as_the_oracle(prepared: Prepared, tmp_path: Path) -> None:
-    precision = prepared.model.precision
-    model = prepare(
-        prepared.source, tmp_path / "model", precision=precision, layout="padded", max_tokens=2048
-    )
-    session = open_session(tmp_path / "model", model, device="cuda")
-    rows = some_rows()
-    for side in ("left", "right"):
-        found = difference(session.run(*pad(rows, model.pad_id, side)))
-        assert error(found, prepared.expected) < TOLERANCES[precision]
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_layout_padded_scores_as_the_oracle(prepared: Prepared, side: str) -> None:
+    model = PreparedModel.load(prepared.padded)
+    session = open_session(prepared.padded, model, device="cuda")
+    assert isinstance(session, HalvingSession)
+    found = difference(session.run(*pad(some_rows(), model.pad_id, side)))
+    assert error(found, prepared.expected) < TOLERANCES[prepared.model.precision]
+
+
+def test_padded_batches_without_room_are_halved(prepared: Prepared) -> None:
+    random = np.random.default_rng(3)
+    rows = prompts_of([random.integers(0, 256, length) for length in range(150, 250)] * 8)
+    batch = left_pad(rows, np.arange(len(rows)), prepared.model.pad_id)
+    expected = difference(HalvingSession(prepared.batches(), 40960).run(*batch))
+    session = HalvingSession(prepared.batches(gpu_mem_limit=str(64 * MIB)), 10**9)
+    found = difference(session.run(*batch))
+    assert session.max_tokens < batch[0].size
+    assert error(found, expected) < TOLERANCES[prepared.model.precision]
 
 
 def test_callers_do_not_disturb_each_other(prepared: Prepared) -> None:
@@ -175,13 +197,16 @@ def test_a_run_that_can_never_fit_is_told_by_name(prepared: Prepared) -> None:
         runner.run(pack(prompts, np.arange(1), 128, DEFAULT_LIMITS))
 
 
-def test_memory_reaches_a_plateau(prepared: Prepared) -> None:
-    session = open_session(prepared.folder, prepared.model, device="cuda")
+@pytest.mark.parametrize("layout", ["paged", "padded"])
+def test_memory_reaches_a_plateau(prepared: Prepared, layout: str) -> None:
+    folder = prepared.folder if layout == "paged" else prepared.padded
+    model = PreparedModel.load(folder)
+    session = open_session(folder, model, device="cuda")
     free = []
     for seed in range(12):
         random = np.random.default_rng(seed)
         rows = [random.integers(0, 256, length) for length in random.integers(20, 300, 400)]
-        session.score(prompts_of(rows), np.arange(len(rows)))
+        score_prompts(session, prompts_of(rows), model.pad_id, ScoringOptions(16384, 2))
         free.append(read_cuda_device().free_bytes)
     assert free[5] - free[-1] < 64 * MIB
 

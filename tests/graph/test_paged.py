@@ -10,10 +10,10 @@ import onnx
 import onnxruntime
 import pytest
 
+from cuda_reference import ReferenceRunner
 from graph_models import SHAPES, random_prompts
 from oracles.checkpoints import Shape, make_random_checkpoint
 from oracles.numpy_qwen3 import NumpyQwen3
-from paged_reference import ReferenceRunner
 from shardrank.engine.packing import PackLimits
 from shardrank.engine.paged_session import PagedSession
 from shardrank.engine.session import SessionDescription
@@ -96,7 +96,7 @@ def test_a_shared_front_is_computed_once_and_changes_no_score(source: Path, tmp_
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_is_prepared_for_gpus(tmp_path: Path, precision: str) -> None:
     source = make_random_checkpoint(tmp_path / "checkpoint", Shape(dtype="bfloat16"))
-    model = prepare(source, tmp_path / "model", precision=precision)
+    model = prepare(source, tmp_path / "model", precision=precision, layout="paged")
     assert (model.layout, model.precision, model.batch_dependent) == ("paged", precision, True)
     graph = onnx.load(tmp_path / "model" / "model.onnx").graph
     inputs = {node.name: node.type.tensor_type.elem_type for node in graph.input}
@@ -110,7 +110,7 @@ def test_onnxruntime_knows_every_operator_and_has_no_kernel_for_the_attention_on
     tmp_path: Path,
 ) -> None:
     source = make_random_checkpoint(tmp_path / "checkpoint", Shape(dtype="float16"))
-    prepare(source, tmp_path / "model", precision="fp16")
+    prepare(source, tmp_path / "model", precision="fp16", layout="paged")
     # Operators, inputs, attributes and types are checked first; kernels are looked for after that.
     with pytest.raises(Exception, match=r"NOT_IMPLEMENTED.*for PagedAttention\(1\)"):
         onnxruntime.InferenceSession(

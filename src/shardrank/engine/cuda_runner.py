@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import queue
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
+from shardrank.engine.device_memory import OutOfDeviceMemoryError, run_with_room
 from shardrank.engine.layouts import PAGED_CACHES, PAGED_INPUTS
 from shardrank.engine.packing import PackedRun
-from shardrank.engine.paged_session import OutOfDeviceMemoryError
 from shardrank.types import Float32Array
 
 # onnx.TensorProto's numbers, by the type of the graph's inputs: workers have no onnx.
 _ELEMENT_TYPES = {"tensor(float16)": 10, "tensor(bfloat16)": 16}
-# What the arena, CUDA and cuBLAS say; none of them has an exception of its own.
-_NO_MEMORY = re.compile(
-    r"failed to allocate memory|out of memory|ALLOC_FAILED|available memory of", re.IGNORECASE
-)
 
 
 class CudaRunner:
@@ -74,24 +69,9 @@ class CudaRunner:
         caches = self._caches.get()
         try:
             binding = self._bind(run, caches)
-            try:
-                return self._logits(binding, None)
-            except OutOfDeviceMemoryError:
-                # What is free may be in pieces. Whatever comes of this run, its end gives all of
-                # them back to the device, and the halves of it find that whole.
-                options = onnxruntime.RunOptions()
-                options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "gpu:0")
-                return self._logits(binding, options)
+            run_with_room(lambda options: self._session.run_with_iobinding(binding, options))
         finally:
             self._caches.put(caches)
-
-    def _logits(self, binding: Any, options: onnxruntime.RunOptions | None) -> Float32Array:
-        try:
-            self._session.run_with_iobinding(binding, options)
-        except Exception as error:  # onnxruntime's errors have no common base
-            if _NO_MEMORY.search(str(error)):
-                raise OutOfDeviceMemoryError(str(error).splitlines()[0]) from error
-            raise
         logits: Float32Array = binding.copy_outputs_to_cpu()[0]
         return logits
 

@@ -18,6 +18,10 @@ _USED_SHARE = 0.85
 _NUM_HIDDEN, _NUM_QUERY, _NUM_KEY_VALUE, _NUM_INTERMEDIATE = 4, 4, 6, 4
 
 
+NUM_CUDA_CALLERS = 2
+"""Threads that give a GPU padded batches: one prepares while the GPU works on the other's."""
+
+
 def plan_limits(
     architecture: Mapping[str, Any],
     free_bytes: int,
@@ -40,6 +44,18 @@ def plan_limits(
     per_token = num_caches * (run_bytes(architecture) + cache_bytes(architecture))
     affordable = int(room / per_token) // limits.bucket_tokens * limits.bucket_tokens
     return replace(limits, max_tokens=max(limits.bucket_tokens, min(limits.max_tokens, affordable)))
+
+
+def plan_batch_tokens(
+    architecture: Mapping[str, Any], free_bytes: int, num_batches: int
+) -> int:
+    """Tokens of a padded batch that the free memory allows, where so many run at once.
+
+    architecture, free_bytes: as for plan_limits. It is an estimate: where it is too large, batches
+    are halved (halving_session).
+    """
+    per_token = num_batches * (run_bytes(architecture) + cache_bytes(architecture))
+    return max(1, int(free_bytes * _USED_SHARE / per_token))
 
 
 def cache_bytes(architecture: Mapping[str, Any]) -> int:

@@ -11,8 +11,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from shardrank.engine.cuda_batches import CudaBatches
 from shardrank.engine.cuda_device import read_cuda_device
 from shardrank.engine.cuda_runner import CudaRunner
+from shardrank.engine.halving_session import HalvingSession
 from shardrank.engine.layouts import (
     LAYOUTS,
     PAGED_CACHES,
@@ -21,7 +23,7 @@ from shardrank.engine.layouts import (
     present_names,
 )
 from shardrank.engine.machine import num_cores, read_instruction_set
-from shardrank.engine.memory_plan import plan_limits
+from shardrank.engine.memory_plan import NUM_CUDA_CALLERS, plan_batch_tokens, plan_limits
 from shardrank.engine.model import GRAPH_NAME, PreparedModel
 from shardrank.engine.paged_session import PagedSession
 from shardrank.engine.session import Device, Past, Session, SessionDescription, refuse_broken_mask
@@ -46,7 +48,7 @@ _BEST_PRECISION = {"cpu": "w8a8", "cuda": "bf16"}
 CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",
     # 1, flash attention, and 2, memory-efficient attention where that cannot be. Not 8: cuDNN
-    # builds a graph for every new shape, and hardly two runs have the same.
+    # builds a graph for every new shape in every thread, which takes 0.2 s.
     "sdpa_kernel": "3",
 }
 """Options of the CUDA provider."""
@@ -172,6 +174,10 @@ def open_session(
     # The arithmetic of a GPU does not depend on the CPU beside it.
     cpu = read_instruction_set() if device == "cpu" else "none"
     description = SessionDescription(onnxruntime.__version__, _PROVIDERS[device], cpu)
+    if device == "cuda" and model.layout == "padded":
+        free_bytes = read_cuda_device().free_bytes
+        max_tokens = plan_batch_tokens(model.architecture, free_bytes, NUM_CUDA_CALLERS)
+        return HalvingSession(CudaBatches(session, description), max_tokens)
     if model.layout != "paged":
         return OnnxSession(session, description)
     limits = plan_limits(model.architecture, read_cuda_device().free_bytes, model.max_tokens)

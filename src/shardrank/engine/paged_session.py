@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from shardrank.engine.device_memory import OutOfDeviceMemoryError
 from shardrank.engine.packing import (
     DEFAULT_LIMITS,
     PackedRun,
@@ -20,10 +21,6 @@ from shardrank.engine.packing import (
 from shardrank.engine.session import Past, SessionDescription, refuse_broken_mask
 from shardrank.errors import ModelError
 from shardrank.types import Float32Array, Int64Array, Prompts
-
-
-class OutOfDeviceMemoryError(Exception):
-    """A run needs more memory than the device has left; a smaller one may fit."""
 
 
 class Runner(Protocol):

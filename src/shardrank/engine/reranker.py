@@ -10,6 +10,7 @@ import numpy as np
 
 from shardrank.config import PromptStyle
 from shardrank.engine.machine import num_cores
+from shardrank.engine.memory_plan import NUM_CUDA_CALLERS
 from shardrank.engine.model import PreparedModel, builtin_folder
 from shardrank.engine.onnx_session import open_session
 from shardrank.engine.prompt import BuiltPrompts, PromptBuilder, QueryTooLongError
@@ -96,15 +97,16 @@ class Reranker:
         )
         self.windows = windows
         # A thread that calls a session of one thread wastes nothing at the end of each operator.
-        num_callers = (threads or num_cores()) if device != "cuda" else 1
+        num_callers = NUM_CUDA_CALLERS if device == "cuda" else threads or num_cores()
+        batch_tokens = max_batch_tokens or DEFAULT_MAX_BATCH_TOKENS[device or "cpu"]
         self.session = session or open_session(
             folder, self.model, device=device or "cpu", threads=1
         )
         self.options = ScoringOptions(
-            max_batch_tokens=max_batch_tokens or DEFAULT_MAX_BATCH_TOKENS[device or "cpu"],
+            max_batch_tokens=batch_tokens,
             num_callers=num_callers,
             reuse_prefix=reuse_prefix,
-            max_tokens_in_hand=max(MAX_TOKENS_IN_HAND, num_callers * MAX_TOKENS_IN_HAND_PER_CALLER),
+            max_tokens_in_hand=_max_tokens_in_hand(device or "cpu", num_callers, batch_tokens),
         )
 
     @property
@@ -215,6 +217,13 @@ def refuse_broken_text(texts: Sequence[str], what: str) -> None:
                 f"{error.start}, which is not valid Unicode; replace it, for example with "
                 f"text.encode('utf-8', 'replace').decode()."
             ) from None
+
+
+def _max_tokens_in_hand(device: Device, num_callers: int, max_batch_tokens: int) -> int:
+    if device == "cuda":
+        # What the device has room for is known to its session.
+        return num_callers * max_batch_tokens
+    return max(MAX_TOKENS_IN_HAND, num_callers * MAX_TOKENS_IN_HAND_PER_CALLER)
 
 
 def _max_tokens(asked: int | None, model: PreparedModel) -> int:

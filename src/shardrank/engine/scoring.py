@@ -20,7 +20,7 @@ from shardrank.engine.schedule import Schedule, Work
 from shardrank.engine.session import Device, Past, Session
 from shardrank.types import Float32Array, Int32Array, Prompts
 
-DEFAULT_MAX_BATCH_TOKENS: dict[Device, int] = {"cpu": 4096, "cuda": 65536}
+DEFAULT_MAX_BATCH_TOKENS: dict[Device, int] = {"cpu": 4096, "cuda": 32768}
 MAX_TOKENS_IN_HAND, MAX_TOKENS_IN_HAND_PER_CALLER = 16384, 1024
 CHUNK_TOKENS = 1024
 """Longer prompts go through the session in pieces: its memory grows with the piece."""

@@ -14,23 +14,32 @@ BATCH_INPUTS = (
     Tensor("input_ids", ("batch", "sequence"), np.int64),
     Tensor("attention_mask", ("batch", "sequence"), np.int64),
 )
+_QUERY_NORM = 14
+"""The place of the query norm's weight among the inputs of GroupQueryAttention; key's is next."""
 
 
 class PaddedLayout:
     """input_ids and attention_mask, int64 [batch, sequence], to logits, float32 [batch, 2].
 
     past: as for align_rows; what a layout that has one is built on.
+    norms_heads: leave the norms of query and key to the attention, which on CUDA does them in the
+        pass that turns and stores the heads anyway; its kernel for CPUs has no norms.
     """
 
     num_axes = 2
-    norms_heads = False
 
     def __init__(
-        self, writer: GraphWriter, architecture: Architecture, past: str | None = None
+        self,
+        writer: GraphWriter,
+        architecture: Architecture,
+        past: str | None = None,
+        *,
+        norms_heads: bool = False,
     ) -> None:
         self._writer = writer
         self._architecture = architecture
         self._rows = align_rows(writer, past)
+        self.norms_heads = norms_heads
 
     def ids(self) -> str:
         """int64 [batch, width], each row from column 0."""
@@ -47,15 +56,22 @@ class PaddedLayout:
     ) -> str:
         """The attention node; values: query, key, value; pasts and presents: key, value."""
         rows = self._rows
+        inputs = [*values, *pasts, rows.last_seen, rows.num_seen, "rotary.cosines", "rotary.sines"]
+        attributes: dict[str, int | float] = {}
+        if self.norms_heads:
+            unused = [""] * (_QUERY_NORM - len(inputs))
+            inputs += [*unused, f"{name}.q_norm.weight", f"{name}.k_norm.weight"]
+            attributes["qk_norm_epsilon"] = self._architecture.norm_epsilon
         return self._writer.node(
             "GroupQueryAttention",
-            [*values, *pasts, rows.last_seen, rows.num_seen, "rotary.cosines", "rotary.sines"],
+            inputs,
             name,
             outputs=[name, *presents],
             domain=MICROSOFT,
             num_heads=self._architecture.num_heads,
             kv_num_heads=self._architecture.num_key_value_heads,
             do_rotary=1,
+            **attributes,
         )
 
     def last(self, values: str) -> str:

@@ -1,4 +1,4 @@
-"""A `paged` graph without a GPU: its operators in plain numpy, for onnx's own evaluator.
+"""Graphs for GPUs without one: their operators in plain numpy, for onnx's own evaluator.
 
 Written from the operators' descriptions in ONNX Runtime's ContribOperators.md; shares no line with
 shardrank. In float32.
@@ -37,6 +37,15 @@ class SkipSimplifiedLayerNormalization(OpRun):
         total = values + skip
         nothing = np.zeros(0, np.float32)
         return rms_norm(total, weight, epsilon), nothing, nothing, total
+
+
+class GatherElements(OpRun):
+    """The evaluator's own one takes a width above 2 for a mistake."""
+
+    op_domain = ""
+
+    def _run(self, values, indices, axis=0):
+        return (np.take_along_axis(values, indices, axis=axis),)
 
 
 class QuickGelu(OpRun):
@@ -100,6 +109,52 @@ class PagedAttention(OpRun):
         return (mixed.reshape(len(mixed), -1), np.zeros(0), np.zeros(0))
 
 
+class GroupQueryAttention(OpRun):
+    """Rows from column 0, of which the first seqlens_k + 1 tokens count; heads are normed first."""
+
+    op_domain = MICROSOFT
+
+    def _run(
+        self, query, key, value, past_key, past_value, last_seen, num_seen, cosines, sines,
+        places, bias, sink, key_scale, value_scale, query_norm, key_norm,
+        num_heads=0, kv_num_heads=0, do_rotary=0, qk_norm_epsilon=1e-6,
+    ):  # fmt: skip
+        batch, width, _ = query.shape
+        assert num_seen == width
+        assert do_rotary == 1
+
+        def turned(values, heads, weight):
+            normed = rms_norm(values.reshape(batch, width, heads, -1), weight, qk_norm_epsilon)
+            left, right = np.split(normed, 2, axis=-1)
+            cosine, sine = cosines[:width, None], sines[:width, None]
+            return np.concatenate(
+                [left * cosine - right * sine, right * cosine + left * sine], axis=-1
+            )
+
+        queries = turned(query, num_heads, query_norm)
+        group = num_heads // kv_num_heads
+        keys = np.repeat(turned(key, kv_num_heads, key_norm), group, axis=2)
+        values = np.repeat(value.reshape(batch, width, kv_num_heads, -1), group, axis=2)
+        scores = np.einsum("bqhd,bkhd->bhqk", queries, keys) / np.float32(
+            np.sqrt(queries.shape[-1])
+        )
+        columns = np.arange(width)
+        is_hidden = columns[None, None] > np.minimum(
+            columns[None, :, None], last_seen[:, None, None]
+        )
+        odds = np.where(is_hidden[:, None], np.float32(-np.inf), scores)
+        odds = np.exp(odds - odds.max(axis=-1, keepdims=True))
+        odds /= odds.sum(axis=-1, keepdims=True)
+        mixed = np.einsum("bhqk,bkhd->bqhd", odds, values).reshape(batch, width, -1)
+        return mixed, np.zeros(0), np.zeros(0)
+
+
+OPERATORS = (
+    SimplifiedLayerNormalization, SkipSimplifiedLayerNormalization, QuickGelu, PagedAttention,
+    GroupQueryAttention, GatherElements,
+)  # fmt: skip
+
+
 class ReferenceRunner:
     """Runs a graph in float32; a runner for PagedSession.
 
@@ -110,11 +165,7 @@ class ReferenceRunner:
 
     def __init__(self, folder: Path) -> None:
         model = onnx.load(folder / "model.onnx")
-        operators = [
-            SimplifiedLayerNormalization, SkipSimplifiedLayerNormalization, QuickGelu,
-            PagedAttention,
-        ]  # fmt: skip
-        self._evaluator = ReferenceEvaluator(model, new_ops=operators)
+        self._evaluator = ReferenceEvaluator(model, new_ops=list(OPERATORS))
         cache = next(node for node in model.graph.input if node.name == "key_cache")
         axes = cache.type.tensor_type.shape.dim
         self._heads_and_size = axes[2].dim_value, axes[3].dim_value
