@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardrank.engine.memory_plan import cache_bytes, plan_limits, run_bytes
+from shardrank.engine.memory_plan import cache_bytes, plan_batch_tokens, plan_limits, run_bytes
 from shardrank.engine.packing import DEFAULT_LIMITS
 
 SMALL = {
@@ -38,3 +38,11 @@ def test_the_plan_fits_the_memory(free_bytes: int, max_prompt_tokens: int) -> No
     assert limits.bucket_tokens <= limits.max_tokens <= DEFAULT_LIMITS.max_tokens
     if limits.max_tokens > limits.bucket_tokens:
         assert limits.max_tokens * (cache_bytes(SMALL) + run_bytes(SMALL)) <= free_bytes
+
+
+@given(st.integers(0, 200 * GIB), st.sampled_from([1, 2, 3]))
+def test_padded_batches_at_once_fit_the_memory(free_bytes: int, num_batches: int) -> None:
+    tokens = plan_batch_tokens(LARGE, free_bytes, num_batches)
+    assert tokens >= 1
+    if tokens > 1:
+        assert num_batches * tokens * (cache_bytes(LARGE) + run_bytes(LARGE)) <= free_bytes

@@ -46,9 +46,7 @@ def plan_limits(
     return replace(limits, max_tokens=max(limits.bucket_tokens, min(limits.max_tokens, affordable)))
 
 
-def plan_batch_tokens(
-    architecture: Mapping[str, Any], free_bytes: int, num_batches: int
-) -> int:
+def plan_batch_tokens(architecture: Mapping[str, Any], free_bytes: int, num_batches: int) -> int:
     """Tokens of a padded batch that the free memory allows, where so many run at once.
 
     architecture, free_bytes: as for plan_limits. It is an estimate: where it is too large, batches
