@@ -64,6 +64,7 @@ class FakeSession:
     """A session whose logits are the function above; see Session for the methods.
 
     takes_past: whether it is one of layout `prefix`, with its rules: an even past, a batch of one.
+    batches_past: whether a past may be of a batch.
 
     nan_on: a prompt that holds one of these ids gets NaN logits.
     raise_on: a batch that holds one of these ids raises RuntimeError.
@@ -76,8 +77,10 @@ class FakeSession:
         raise_on: Collection[int] = (),
         *,
         takes_past: bool = False,
+        batches_past: bool = False,
     ) -> None:
         self.takes_past = takes_past
+        self.batches_past = batches_past
         self.nan_on = np.array(sorted(nan_on), np.int64)
         self.raise_on = np.array(sorted(raise_on), np.int64)
         self.batch_shapes: list[tuple[int, ...]] = []
@@ -99,7 +102,9 @@ class FakeSession:
         refuse_broken_mask(attention_mask)
         self.batch_shapes.append(input_ids.shape)
         if past is not None:
-            before = self._continued(input_ids[:, :0], past)
+            if len(input_ids) > 1 and not self.batches_past:
+                raise ValueError("a past is of one prompt")
+            before = np.repeat(self._continued(input_ids[:1, :0], past), len(input_ids), axis=0)
             input_ids = np.concatenate([before, input_ids], axis=1)
             attention_mask = np.concatenate([np.ones_like(before), attention_mask], axis=1)
         is_token = attention_mask == 1

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardrank.engine.batching import left_pad, plan_batches
+from shardrank.engine.batching import left_pad, plan_batches, plan_continuations
 from shardrank.types import Prompts
 
 lengths_of_prompts = st.lists(st.integers(0, 40), max_size=60).map(lambda x: np.array(x, np.int64))
@@ -66,3 +66,30 @@ def test_padding_loses_no_id(rows: list[list[int]]) -> None:
         ids[mask == 1].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)
     ]
     assert unpadded == rows
+
+
+new_tokens = st.lists(st.integers(1, 300), min_size=1, max_size=40).map(lambda x: np.array(x))
+
+
+@given(new_tokens, st.integers(1, 600))
+def test_every_continuation_is_in_exactly_one_run(num_new: np.ndarray, num_past: int) -> None:
+    batches = plan_continuations(num_new, num_past)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(num_new)))
+
+
+@given(new_tokens, st.integers(1, 600))
+def test_continuations_share_a_run_only_where_that_is_worth_it(
+    num_new: np.ndarray, num_past: int
+) -> None:
+    for batch in plan_continuations(num_new, num_past):
+        lengths = num_new[batch]
+        assert lengths[0] == lengths.max()
+        # A run of its own would cost 20 tokens more; sharing costs the padding.
+        assert (lengths.max() - lengths < 20).all()
+        assert len(batch) == 1 or len(batch) * num_past <= 512
+        assert len(batch) == 1 or len(batch) * lengths.max() <= 192
+
+
+def test_sentences_share_runs_and_passages_do_not() -> None:
+    runs = plan_continuations(np.array([44, 40, 43, 41, 12, 300, 10, 44]), num_past=72)
+    assert [batch.tolist() for batch in runs] == [[5], [0, 7, 2, 3], [1], [4, 6]]

@@ -53,16 +53,20 @@ def test_sharing_changes_no_score(prompts: Prompts, num_callers: int, max_tokens
         options = ScoringOptions(
             num_callers=num_callers, reuse_prefix=reuse_prefix, max_tokens_in_hand=max_tokens
         )
-        logits = score_prompts(session_with_past(), prompts, 0, options)
-        assert (logits[:, 0] - logits[:, 1]).tolist() == expected
+        for batches_past in (True, False):
+            session = FakeSession(takes_past=True, batches_past=batches_past)
+            logits = score_prompts(session, prompts, 0, options)
+            assert (logits[:, 0] - logits[:, 1]).tolist() == expected
 
 
-@given(prompts=many_prompts())
-def test_every_prompt_is_planned_once_after_a_front_that_is_its_own(prompts: Prompts) -> None:
+@given(prompts=many_prompts(), batches_past=st.booleans())
+def test_every_prompt_is_planned_once_after_a_front_that_is_its_own(
+    prompts: Prompts, batches_past: bool
+) -> None:
     firsts, _ = distinct(prompts)
     if not len(firsts):
         return
-    plan = plan_prefixes(prompts, firsts, 100)
+    plan = plan_prefixes(prompts, firsts, 100, batches_past=batches_past)
     planned = np.concatenate([batch for group in plan.groups for batch in group.batches])
     assert sorted(planned.tolist()) == sorted(firsts.tolist())
     first = prompts[int(planned[0])]
@@ -104,6 +108,13 @@ def test_documents_of_a_query_compute_its_front_once() -> None:
     score_prompts(session, prompts_of(rows), 0)
     # The template, each query after it, each document after its query.
     assert session.batch_shapes == [(1, 40), *([(1, 10), *[(1, 2)] * 5] * 2)]
+
+
+def test_short_documents_of_a_query_share_a_run_where_the_graph_takes_it() -> None:
+    rows = [(TEMPLATE + [50] * 10, [number] * length) for number, length in enumerate((5, 90, 9))]
+    session = FakeSession(takes_past=True, batches_past=True)
+    score_prompts(session, prompts_of(rows), 0)
+    assert session.batch_shapes == [(1, 50), (1, 90), (2, 9)]
 
 
 def test_prompts_that_share_nothing_go_in_batches() -> None:

@@ -102,11 +102,18 @@ def test_presents_hold_the_past_and_an_even_number_of_columns(
 ) -> None:
     (prompt,) = random_prompts([6 + length])
     past = adapted.session.extend(prompt[None, :6])
-    assert past.arrays[0].shape == (1, 2, 6, 32)
+    assert past.rows(1)[0].shape == (1, 2, 6, 32)
     both = adapted.session.extend(prompt[None, 6:], past)
-    assert both.arrays[0].shape == (1, 2, 6 + width, 32)
-    for before, after in zip(past.arrays, both.arrays, strict=True):
+    assert both.rows(1)[0].shape == (1, 2, 6 + width, 32)
+    for before, after in zip(past.rows(1), both.rows(1), strict=True):
         np.testing.assert_array_equal(after[:, :, :6], before)
+
+
+def test_an_export_continues_one_row_at_a_time_and_says_so(adapted: Adapted) -> None:
+    assert (adapted.session.takes_past, adapted.session.batches_past) == (True, False)
+    past = adapted.session.extend(np.full((1, 4), 7))
+    with pytest.raises(ValueError, match="takes a past of one row"):
+        adapted.session.run(np.full((2, 3), 7), np.ones((2, 3), np.int64), past)
 
 
 def rename(path: Path, names: dict[str, str]) -> Path:

@@ -96,3 +96,25 @@ def test_a_batch_without_a_past_may_be_padded_and_mixed(built: Built) -> None:
     prompts = random_prompts((5, 33, 64))
     alone = np.concatenate([built.logits([prompt]) for prompt in prompts])
     np.testing.assert_array_equal(built.session.run(*pad(prompts, 300, extra=3)), alone)
+
+
+def test_prompts_of_any_lengths_go_on_together_after_one_past_bit_for_bit(built: Built) -> None:
+    front, *ends = random_prompts((30, 1, 12, 2, 33, 7, 45))
+    past = built.session.extend(front[None])
+    assert built.session.batches_past
+    whole = np.concatenate([built.logits([np.concatenate([front, end])]) for end in ends])
+    for side in ("left", "right"):
+        found = built.session.run(*pad(ends, built.model.pad_id, side), past)
+        np.testing.assert_array_equal(found, whole)
+    # One row again, after several.
+    found = built.session.run(*pad(ends[3:4], built.model.pad_id), past)
+    np.testing.assert_array_equal(found, whole[3:4])
+
+
+def test_every_number_of_prompts_goes_on_together_bit_for_bit(built: Built) -> None:
+    front, *ends = random_prompts((70, *range(1, 34)))
+    past = built.session.extend(front[None])
+    whole = np.concatenate([built.logits([np.concatenate([front, end])]) for end in ends])
+    for number in range(1, 34):
+        found = built.session.run(*pad(ends[:number], built.model.pad_id), past)
+        np.testing.assert_array_equal(found, whole[:number])

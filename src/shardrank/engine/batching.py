@@ -6,6 +6,15 @@ import numpy as np
 
 from shardrank.types import Int64Array, Prompts
 
+_TOKENS_OF_A_RUN = 20
+"""What a run costs besides its tokens, in tokens (docs/decisions/016-continuations.md)."""
+
+_MAX_NEW_TOKENS = 192
+"""Of a run that continues a past; more gain nothing."""
+
+_MAX_PAST_TOKENS = 512
+"""Of the past of all rows of a run, which are copies: 0.23 MB a token in the 0.6B shape."""
+
 
 def plan_batches(lengths: Int64Array, max_batch_tokens: int) -> list[Int64Array]:
     """Cut prompts into batches of at most max_batch_tokens tokens, padding included.
@@ -30,12 +39,45 @@ def plan_batches(lengths: Int64Array, max_batch_tokens: int) -> list[Int64Array]
     return batches
 
 
-def left_pad(prompts: Prompts, indices: Int64Array, pad_id: int) -> tuple[Int64Array, Int64Array]:
-    """input_ids and attention_mask, int64 [num_indices, longest], prompts at the right edge."""
-    lengths = prompts.offsets[indices + 1] - prompts.offsets[indices]
+def left_pad(
+    prompts: Prompts, indices: Int64Array, pad_id: int, start: int = 0
+) -> tuple[Int64Array, Int64Array]:
+    """input_ids and attention_mask, int64 [num_indices, longest], prompts at the right edge.
+
+    start: how many first tokens of each are left out; every prompt is longer.
+    """
+    lengths = prompts.offsets[indices + 1] - prompts.offsets[indices] - start
     longest = int(lengths.max(initial=0))
     is_token = np.arange(longest) >= longest - lengths[:, None]
     input_ids = np.full(is_token.shape, pad_id, np.int64)
     # A boolean index counts row by row, which is the order of the prompts' ids.
-    input_ids[is_token] = np.concatenate([prompts[index] for index in indices])
+    input_ids[is_token] = np.concatenate([prompts[index][start:] for index in indices])
     return input_ids, is_token.astype(np.int64)
+
+
+def plan_continuations(num_new: Int64Array, num_past: int) -> list[Int64Array]:
+    """Which prompts go together after a past of num_past tokens.
+
+    num_new: int64 [num_prompts], tokens of each after the past. Every prompt is in exactly one
+    batch; each batch is an array of indices into num_new, the longest first.
+
+    A run reads all weights of the model once, which costs as much as some tokens; so prompts that
+    are short share a run, as long as less is lost by padding them to one length.
+    """
+    order = np.argsort(-num_new, kind="stable")
+    batches: list[list[int]] = []
+    longest = 0
+    for place in order.tolist():
+        length = int(num_new[place])
+        size = len(batches[-1]) + 1 if batches else 1
+        if (
+            batches
+            and longest - length < _TOKENS_OF_A_RUN
+            and size * longest <= _MAX_NEW_TOKENS
+            and size * num_past <= _MAX_PAST_TOKENS
+        ):
+            batches[-1].append(place)
+        else:
+            batches.append([place])
+            longest = length
+    return [np.array(batch, np.int64) for batch in batches]

@@ -34,6 +34,7 @@ class HalvingSession:
     """
 
     takes_past = False
+    batches_past = False
 
     def __init__(self, runner: BatchRunner, max_tokens: int) -> None:
         self._runner = runner

@@ -17,6 +17,10 @@ PAGED_CACHES = ("key_cache", "value_cache")
 """Inputs of the layout `paged`: those of a batch, and the scratch that it works in."""
 
 
+BATCHES_PAST = {"past": "batched"}
+"""What a graph of layout `prefix` says of itself whose past may be of several rows."""
+
+
 def past_names(layer: int) -> tuple[str, str]:
     """Inputs of the layout `prefix`: keys and values of the tokens before."""
     return f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from shardrank.engine.cuda_batches import CudaBatches
 from shardrank.engine.cuda_device import read_cuda_device
 from shardrank.engine.cuda_runner import CudaRunner
 from shardrank.engine.halving_session import HalvingSession
+from shardrank.engine.keys_and_values import KeysAndValues
 from shardrank.engine.layouts import (
+    BATCHES_PAST,
     LAYOUTS,
     PAGED_CACHES,
     PAGED_INPUTS,
@@ -54,17 +56,6 @@ CUDA_OPTIONS = {
 """Options of the CUDA provider."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeysAndValues:
-    """The past of an OnnxSession.
-
-    arrays: one for each input of the graph, float32 [1, heads, num_tokens, size].
-    """
-
-    num_tokens: int
-    arrays: tuple[Float32Array, ...]
-
-
 class OnnxSession:
     """Runs a graph of layout `padded` or `prefix`; `open_session` makes one."""
 
@@ -76,6 +67,8 @@ class OnnxSession:
         self._past_names = [name for layer in range(num_layers) for name in past_names(layer)]
         self._present_names = [n for layer in range(num_layers) for n in present_names(layer)]
         self._past_shapes = [inputs[name].shape for name in self._past_names]
+        said = session.get_modelmeta().custom_metadata_map
+        self._batches_past: bool = BATCHES_PAST.items() <= said.items()
 
     @property
     def description(self) -> SessionDescription:
@@ -86,6 +79,11 @@ class OnnxSession:
     def takes_past(self) -> bool:
         """Whether the graph is of layout `prefix`."""
         return bool(self._past_names)
+
+    @property
+    def batches_past(self) -> bool:
+        """Whether the graph takes a past of several rows."""
+        return self._batches_past
 
     def run(
         self, input_ids: Int64Array, attention_mask: Int64Array, past: Past | None = None
@@ -103,13 +101,16 @@ class OnnxSession:
         """Keys and values of the past and of these tokens, int64 [1, num_tokens]."""
         feeds = self._feeds(input_ids, np.ones_like(input_ids), past)
         arrays = self._session.run(self._present_names, feeds)
-        return KeysAndValues(arrays[0].shape[2], tuple(arrays))
+        return KeysAndValues(arrays)
 
     def _feeds(
         self, input_ids: Int64Array, attention_mask: Int64Array, past: Past | None
     ) -> dict[str, NDArray[Any]]:
         assert past is None or isinstance(past, KeysAndValues)
-        arrays = past.arrays if past is not None else self._empty_past(len(input_ids))
+        num_rows = len(input_ids)
+        if num_rows > 1 and past is not None and not self._batches_past:
+            raise ValueError("this graph takes a past of one row; give it one prompt")
+        arrays = past.rows(num_rows) if past is not None else self._empty_past(num_rows)
         return {
             "input_ids": input_ids,
             "attention_mask": attention_mask,

@@ -45,6 +45,7 @@ class PagedSession:
     """
 
     takes_past = False
+    batches_past = False
 
     def __init__(
         self, runner: Runner, description: SessionDescription, limits: PackLimits = DEFAULT_LIMITS

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardrank.engine.batching import plan_batches
+from shardrank.engine.batching import plan_batches, plan_continuations
 from shardrank.types import Int64Array, Prompts
 
 _MIN_SAVED_TOKENS = 16
@@ -48,11 +48,14 @@ def plan_without_prefixes(prompts: Prompts, indices: Int64Array, max_batch_token
     return Plan(0, (Group(0, tuple(indices[batch] for batch in batches)),))
 
 
-def plan_prefixes(prompts: Prompts, indices: Int64Array, max_batch_tokens: int) -> Plan:
-    """Fronts that are worth computing once; each prompt after one is a batch of its own.
+def plan_prefixes(
+    prompts: Prompts, indices: Int64Array, max_batch_tokens: int, *, batches_past: bool = False
+) -> Plan:
+    """Fronts that are worth computing once, and the batches after each.
 
     indices: the prompts to score, int64 [n], each longer than its num_shared.
     max_batch_tokens: of the batches of prompts that have nothing in common.
+    batches_past: whether a batch after a front may be more than one prompt.
     """
     families: dict[bytes, list[int]] = {}
     for index in indices.tolist():
@@ -67,9 +70,12 @@ def plan_prefixes(prompts: Prompts, indices: Int64Array, max_batch_tokens: int) 
         own = _even(len(front) // num_bytes)
         saved = (len(members) - 1) * (own - trunk)
         num_shared = own if saved >= _MIN_SAVED_TOKENS else trunk
-        # After a past a batch is one prompt; a budget of 1 gives just that.
         found = np.array(members, np.int64)
-        batches = plan_batches(lengths[found], 1 if num_shared else max_batch_tokens)
+        if num_shared and batches_past:
+            batches = plan_continuations(lengths[found] - num_shared, num_shared)
+        else:
+            # A budget of 1 makes a batch of each prompt.
+            batches = plan_batches(lengths[found], 1 if num_shared else max_batch_tokens)
         groups.append(Group(num_shared, tuple(found[batch] for batch in batches)))
     groups.sort(key=lambda group: -num_new_tokens(group, lengths))
     return Plan(trunk, tuple(groups))

@@ -65,7 +65,9 @@ def score_prompts(
         row_of = np.zeros(len(prompts), np.int64)
         row_of[firsts] = np.arange(len(firsts))
         if session.takes_past and options.reuse_prefix:
-            plan = plan_prefixes(prompts, firsts, options.max_batch_tokens)
+            plan = plan_prefixes(
+                prompts, firsts, options.max_batch_tokens, batches_past=session.batches_past
+            )
         else:
             plan = plan_without_prefixes(prompts, firsts, options.max_batch_tokens)
         callers = _Callers(session, prompts, pad_id, plan)
@@ -101,10 +103,11 @@ class _Callers:
     def score(self, work: Work) -> Float32Array:
         """Logits of a batch."""
         assert work.batch is not None
-        if not work.group.num_shared and (len(work.batch) > 1 or not self._session.takes_past):
-            return self._session.run(*left_pad(self._prompts, work.batch, self._pad_id))
-        ids = self._prompts[int(work.batch[0])]
         start = 0 if work.past is None else work.past.num_tokens
+        if len(work.batch) > 1 or not self._session.takes_past:
+            padded = left_pad(self._prompts, work.batch, self._pad_id, start)
+            return self._session.run(*padded, work.past)
+        ids = self._prompts[int(work.batch[0])]
         # What is left for the last piece is one token or more.
         start += (len(ids) - 1 - start) // CHUNK_TOKENS * CHUNK_TOKENS
         past = self._extend(ids[:start], work.past)

@@ -47,12 +47,18 @@ class Session(Protocol):
         """Whether a prompt can be continued after a past (layout `prefix`)."""
         ...
 
+    @property
+    def batches_past(self) -> bool:
+        """Whether several prompts at once can be continued after the same past."""
+        ...
+
     def run(
         self, input_ids: Int64Array, attention_mask: Int64Array, past: Past | None = None
     ) -> Float32Array:
         """Logits (yes, no), float32 [num_prompts, 2], of int64 [num_prompts, longest] arrays.
 
-        past: of the tokens before, where the batch is one prompt.
+        past: of the tokens before every row; where the batch is more than one prompt, only if
+            batches_past.
         """
         ...
 

@@ -19,19 +19,21 @@ class AlignedRows:
     last_seen: int32 [batch], the last place that attention may read, the past counted, for
         GroupQueryAttention (seqlens_k).
     num_seen: int32 scalar, past and width (total_sequence_length).
+    num_new: int32 [batch], the tokens of each row rounded up to an even number, the past not
+        counted (query_seqlens); empty without a past, where the kernel finds them itself.
     """
 
     ids: str
     last: str
     last_seen: str
     num_seen: str
+    num_new: str
 
 
 def align_rows(writer: GraphWriter, past: str | None = None) -> AlignedRows:
     """Append the nodes from input_ids and attention_mask (1 a token, 0 padding) to aligned rows.
 
     past: a value [batch, heads, tokens, size] whose tokens stand before every row; None for none.
-        Where it holds any, the batch is one row: the kernel knows no more.
 
     GroupQueryAttention takes the first tokens of a row for the valid ones, which left padding
     breaks without an error. So each row is rolled by the place of its first token: exact for
@@ -67,15 +69,18 @@ def align_rows(writer: GraphWriter, past: str | None = None) -> AlignedRows:
     last = node("Max", [node("Sub", [length, one], "rows.length_less_one"), zero], "rows.last")
     last_seen = node("Squeeze", [last, axis], "rows.last_flat")
     num_seen = node("Add", [num_past, width], "rows.num_seen")
+    num_new = ""
     if past is not None:
-        # After a past the kernel takes all columns for tokens. Those behind a row's last one
-        # stand where no token of it looks.
-        end = node("Sub", [num_seen, one], "rows.end")
-        has_past = node("Min", [num_past, one], "past.any")
-        last_seen = node("Max", [last_seen, node("Mul", [has_past, end], "past.end")], "rows.bound")
+        # Even as well, for the same reason: the column more stands where no token looks.
+        flat = node("Add", [last_seen, one], "rows.length_flat")
+        evened = node("Add", [flat, node("Mod", [flat, two], "rows.odd_length")], "rows.evened")
+        num_new = node("Cast", [evened], "rows.num_new", to=TensorProto.INT32)
+        seen = node("Add", [num_past, evened], "rows.seen")
+        last_seen = node("Sub", [seen, one], "rows.last_seen_after_past")
     return AlignedRows(
         ids=ids,
         last=last,
         last_seen=node("Cast", [last_seen], "rows.last_seen", to=TensorProto.INT32),
         num_seen=node("Cast", [num_seen], "rows.num_seen_int32", to=TensorProto.INT32),
+        num_new=num_new,
     )

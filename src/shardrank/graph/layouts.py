@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from shardrank.engine.layouts import LAYOUTS
+from shardrank.engine.model import MIN_ONNXRUNTIME
 from shardrank.errors import ModelError
 from shardrank.graph.architecture import Architecture
 from shardrank.graph.layout import Layout
@@ -15,6 +16,9 @@ from shardrank.graph.padded import PaddedLayout
 from shardrank.graph.paged import PagedLayout
 from shardrank.graph.prefix import PrefixLayout
 from shardrank.graph.writer import GraphWriter
+
+# Several rows after one past came with 1.32 (graph.prefix).
+_MIN_ONNXRUNTIME = {"prefix": "1.32"}
 
 
 def choose_layout(asked: str | None, dtype: np.dtype[Any]) -> str:
@@ -51,3 +55,8 @@ def make_layout(
         return PrefixLayout(writer, architecture)
     # Only GPUs run bfloat16; a graph in float16 can still be tried on a CPU.
     return PaddedLayout(writer, architecture, norms_heads=dtype == ml_dtypes.bfloat16)
+
+
+def min_onnxruntime(layout: str) -> str:
+    """The oldest release that loads a graph of this layout."""
+    return _MIN_ONNXRUNTIME.get(layout, MIN_ONNXRUNTIME)

@@ -14,8 +14,8 @@ BATCH_INPUTS = (
     Tensor("input_ids", ("batch", "sequence"), np.int64),
     Tensor("attention_mask", ("batch", "sequence"), np.int64),
 )
-_QUERY_NORM = 14
-"""The place of the query norm's weight among the inputs of GroupQueryAttention; key's is next."""
+# Places among the inputs of GroupQueryAttention. The key norm's weight is behind the query's.
+_QUERY_NORM, _NUM_NEW = 14, 16
 
 
 class PaddedLayout:
@@ -59,9 +59,10 @@ class PaddedLayout:
         inputs = [*values, *pasts, rows.last_seen, rows.num_seen, "rotary.cosines", "rotary.sines"]
         attributes: dict[str, int | float] = {}
         if self.norms_heads:
-            unused = [""] * (_QUERY_NORM - len(inputs))
-            inputs += [*unused, f"{name}.q_norm.weight", f"{name}.k_norm.weight"]
+            _put(inputs, _QUERY_NORM, f"{name}.q_norm.weight", f"{name}.k_norm.weight")
             attributes["qk_norm_epsilon"] = self._architecture.norm_epsilon
+        if rows.num_new:
+            _put(inputs, _NUM_NEW, rows.num_new)
         return self._writer.node(
             "GroupQueryAttention",
             inputs,
@@ -83,3 +84,9 @@ class PaddedLayout:
     def save(self, logits: str) -> None:
         """Write the graph."""
         self._writer.save(BATCH_INPUTS, (Tensor(logits, ("batch", 2), np.float32),))
+
+
+def _put(inputs: list[str], place: int, *names: str) -> None:
+    """Append at this place; what is skipped is left out."""
+    inputs += [""] * (place - len(inputs))
+    inputs += names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from shardrank.engine.layouts import past_names, present_names
+from shardrank.engine.layouts import BATCHES_PAST, past_names, present_names
 from shardrank.graph.architecture import Architecture
 from shardrank.graph.padded import BATCH_INPUTS, PaddedLayout
 from shardrank.graph.writer import GraphWriter, Tensor
@@ -14,12 +14,16 @@ class PrefixLayout:
     """The layout `padded`, with keys and values of the tokens before as inputs and outputs.
 
     One graph serves a plain batch (past of length 0), the pass over a shared prefix (its presents
-    are asked for) and each prompt's continuation of it. An output that nobody asks for costs
-    nothing.
+    are asked for) and the continuations of it, one or several. An output that nobody asks for
+    costs nothing.
 
     past_key_values.<layer>.key and .value: float32 [batch, heads, past, size], of the tokens that
-    stand before those of input_ids; attention_mask is of input_ids alone. Where past is not 0 it
-    is even, and the batch is 1. present.<layer>.key and .value: [batch, heads, past + width, size].
+    stand before those of input_ids; attention_mask is of input_ids alone. past is even.
+    present.<layer>.key and .value: [batch, heads, past + width, size].
+
+    The attention is told how many tokens each row has after its past (query_seqlens), which
+    onnxruntime knows from 1.32 on; before that, a past was of one row. The graph says that it may
+    be of several (layouts.BATCHES_PAST).
     """
 
     num_axes = 2
@@ -55,7 +59,9 @@ class PrefixLayout:
             for names, length in ((past_names, "past"), (present_names, "seen"))
         )
         self._writer.save(
-            [*BATCH_INPUTS, *pasts], [Tensor(logits, ("batch", 2), np.float32), *presents]
+            [*BATCH_INPUTS, *pasts],
+            [Tensor(logits, ("batch", 2), np.float32), *presents],
+            metadata=BATCHES_PAST,
         )
 
     def _cache(self, name: str, length: str) -> Tensor:

@@ -22,7 +22,7 @@ from shardrank.graph.adapt import EXPORT_LAYOUTS, adapt, find_export
 from shardrank.graph.answers import find_answer_ids
 from shardrank.graph.architecture import parse_architecture
 from shardrank.graph.conversion import AS_IS
-from shardrank.graph.layouts import choose_layout, make_layout
+from shardrank.graph.layouts import choose_layout, make_layout, min_onnxruntime
 from shardrank.graph.precision import (
     PRECISIONS,
     activation_type,
@@ -171,6 +171,7 @@ def _prepare_checkpoint(
         prompt_style=prompt_style,
         instruction=DEFAULT_INSTRUCTION,
         max_tokens=limit,
+        min_onnxruntime=min_onnxruntime(layout),
         batch_dependent=is_batch_dependent(precision, block_size),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shardrank.graph.writer import GraphWriter, Tensor
@@ -19,6 +19,11 @@ class TrialWriter(GraphWriter):
     def __enter__(self) -> TrialWriter:
         return self
 
-    def save(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+    def save(
+        self,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         """Write model.onnx."""
-        super().save([*inputs, *self.inputs], [*outputs, *self.outputs])
+        super().save([*inputs, *self.inputs], [*outputs, *self.outputs], metadata)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,8 +103,13 @@ class GraphWriter:
         self._initializers.append(tensor)
         return name
 
-    def save(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        """Write model.onnx."""
+    def save(
+        self,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write model.onnx; metadata: what the graph says of itself."""
         graph = helper.make_graph(
             self._nodes,
             "shardrank",
@@ -117,6 +122,7 @@ class GraphWriter:
         model = helper.make_model(
             graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="shardrank"
         )
+        helper.set_model_props(model, dict(metadata or {}))
         (self._folder / GRAPH_NAME).write_bytes(model.SerializeToString(deterministic=True))
 
     def _write_blocks(self, blocks: Iterable[NDArray[Any]]) -> int:
