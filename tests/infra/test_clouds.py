@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from botocore.exceptions import ParamValidationError
 from botocore.validate import validate_parameters
 from moto import mock_aws
 
+import shardrank
 from strict_schemas import INFRA, PROJECT, faults, read_yaml
 
 SCHEMA = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
@@ -99,6 +101,14 @@ def test_the_dockerfile_copies_only_what_there_is_and_what_the_ignore_file_lets_
     for name in names:
         assert (PROJECT / name).exists()
         assert f"!{name}" in ignored
+
+
+def test_every_image_is_of_this_version() -> None:
+    tags = re.findall(
+        r"shardrank:(\d+\.[\w.-]+)", "".join(p.read_text() for p in INFRA.rglob("*.*"))
+    )
+    assert len(tags) > 10
+    assert set(tags) == {f"{shardrank.__version__}-cpu", f"{shardrank.__version__}-gpu"}
 
 
 def lint(path: Path) -> str:

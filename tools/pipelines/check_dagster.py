@@ -13,6 +13,7 @@ def load(path: Path) -> dg.Definitions:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     definitions: dg.Definitions = module.definitions()
     dg.Definitions.validate_loadable(definitions)
