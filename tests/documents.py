@@ -77,12 +77,19 @@ def commands_of(shell: str) -> Iterator[list[str]]:
 
 def shardrank_words(words: list[str]) -> list[str] | None:
     """What the shardrank command is given, if that is what a command runs in the end."""
-    if words[:3] == ["ray", "job", "submit"] and "--" in words:
-        words = words[words.index("--") + 1 :]
+    if "--" in words and _submits(words[: words.index("--")]):
+        return shardrank_words(words[words.index("--") + 1 :])
     if len(words) > 1 and words[0].startswith("python") and words[1].startswith("jobs/"):
         assert (PROJECT / words[1]).exists(), words[1]
-        return [Path(words[1]).stem, *words[2:]]
+        return None if _submits(words) else [Path(words[1]).stem, *words[2:]]
+    if words[1:3] == ["-m", "shardrank"]:
+        return words[3:]
     return words[1:] if words and words[0] == "shardrank" else None
+
+
+def _submits(words: list[str]) -> bool:
+    """True for Ray's and the project's own way of submitting a job."""
+    return words[:3] == ["ray", "job", "submit"] or words[1:2] == ["jobs/submit.py"]
 
 
 def _without_variables(words: list[str]) -> list[str]:
