@@ -32,7 +32,8 @@ HEAD = """\
 A job is one TOML file, `--set section.key=value` on the command line, or both; the last one wins. A
 key that is not listed here, or a value of another kind, is an error that names it. `--set key=none`
 takes back an optional setting. Nothing is read from environment variables; credentials are the
-storage library's business (environment, profile or role) and are refused in a path.
+storage library's business (environment, profile or role) and are refused in a path. Where no default
+stands, the last column says what holds.
 
 ```sh
 shardrank plan configs/local.toml --set output.top_k=20 --set scoring.max_batch_tokens=8192
@@ -51,9 +52,10 @@ def main() -> None:
         print("| setting | default | may be | |\n|---|---|---|---|")
         for name, field in section.model_fields.items():
             if not is_section(field.annotation):
-                meaning, is_unset = meanings[f"{path}.{name}"], field.default is None
-                meaning, _, unset = meaning.rpartition("; ") if is_unset else (meaning, "", "")
-                print(f"| `{name}` | {default(field) or unset} | {kind(field)} | {meaning} |")
+                held, meaning = default(field), meanings.get(f"{path}.{name}") or "as above"
+                if not held and "; " in meaning:
+                    meaning, _, held = meaning.rpartition("; ")
+                print(f"| `{name}` | {held} | {kind(field)} | {meaning} |")
 
 
 def sections(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:
@@ -71,11 +73,11 @@ def read_meanings(text: str) -> dict[str, str]:
     section = key = ""
     for line in text.splitlines():
         if line.startswith("["):
-            section = line.split("]")[0].strip("[")
+            section, key = line.split("]")[0].strip("["), ""
         elif found := _SETTING.match(line):
             key = f"{section}.{found['key']}"
             meanings[key] = found["meaning"] or ""
-        elif more := _MORE.match(line):
+        elif key and (more := _MORE.match(line)):
             meanings[key] += f" {more['meaning']}"
     return meanings
 
@@ -85,7 +87,8 @@ def is_section(annotation: Any) -> bool:
 
 
 def paragraph(section: type[BaseModel]) -> str:
-    return " ".join((section.__doc__ or "").split()).replace("None", "no value")
+    """A class's docstring, in a page's words: what is None in Python is left out in TOML."""
+    return re.sub(r"None (?!of)", "no value ", " ".join((section.__doc__ or "").split()))
 
 
 def default(field: FieldInfo) -> str:
@@ -106,7 +109,7 @@ def kind(field: FieldInfo) -> str:
         if get_origin(plain) is Literal:
             words += [f"`{toml(choice)}`" for choice in get_args(plain)]
         else:
-            words.append(_KINDS[plain])
+            words.append(_KINDS.get(plain, "table"))
     bounds = [bound for item in metadata for bound in bounds_of(item)]
     return ", ".join(words) + ("; " + ", ".join(bounds) if bounds else "")
 
@@ -128,7 +131,9 @@ def bounds_of(item: Any) -> Iterator[str]:
 def toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else f"{value:_}"
+    if isinstance(value, str):
+        return f'"{value}"'
+    return f"{value:_}" if isinstance(value, int | float) else str(value)
 
 
 if __name__ == "__main__":
