@@ -32,8 +32,8 @@ HEAD = """\
 A job is one TOML file, `--set section.key=value` on the command line, or both; the last one wins. A
 key that is not listed here, or a value of another kind, is an error that names it. `--set key=none`
 takes back an optional setting. Nothing is read from environment variables; credentials are the
-storage library's business (environment, profile or role) and are refused in a path. Where no default
-stands, the last column says what holds.
+storage library's business (environment, profile or role) and are refused in a path. Where no
+default stands, the last column says what holds.
 
 ```sh
 shardrank plan configs/local.toml --set output.top_k=20 --set scoring.max_batch_tokens=8192
