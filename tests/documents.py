@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from shardrank.cli import main
+from shardrank.config import load_config
+
 PROJECT = Path(__file__).parents[1]
 PAGES = sorted(
     path
@@ -15,6 +18,7 @@ PAGES = sorted(
     for path in PROJECT.glob(pattern)
 )
 
+_FLAGS = ["input.path=in", "output.path=out", "model.path=demo"]
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(
     r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)"
@@ -85,6 +89,17 @@ def shardrank_words(words: list[str]) -> list[str] | None:
     if words[1:3] == ["-m", "shardrank"]:
         return words[3:]
     return words[1:] if words and words[0] == "shardrank" else None
+
+
+def parse_command(given: list[str]) -> str:
+    """Let click read a command's words, and the configuration its settings; nothing is run."""
+    command = main.commands.get(given[0])
+    assert command is not None, f"there is no command {given[0]}"
+    with command.make_context(given[0], given[1:]) as context:
+        job = context.params.get("job")
+        shipped = PROJECT / job if job and job.startswith("configs/") else None
+        load_config(shipped, [*_FLAGS, *context.params.get("settings", ())])
+    return given[0]
 
 
 def _submits(words: list[str]) -> bool:

@@ -20,14 +20,13 @@ from documents import (
     blocks,
     commands_of,
     links_of,
+    parse_command,
     shardrank_words,
 )
-from shardrank.cli import main
-from shardrank.config import known_keys, load_config, parse_config
+from shardrank.config import known_keys, parse_config
 from strict_schemas import INFRA, read_yaml
 
 REQUIRED = {"input": {"path": "in"}, "output": {"path": "out"}, "model": {"path": "demo"}}
-FLAGS = ["input.path=in", "output.path=out", "model.path=demo"]
 
 
 def name(page: Path) -> str:
@@ -57,7 +56,7 @@ def test_a_command_on_a_page_is_one_that_shardrank_takes(block: Block) -> None:
     for words in commands_of(block.text):
         given = shardrank_words(words)
         if given is not None:
-            parse(given)
+            parse_command(given)
 
 
 def test_a_command_with_a_mistake_is_found() -> None:
@@ -71,11 +70,11 @@ def test_a_command_with_a_mistake_is_found() -> None:
         given = shardrank_words(words)
         assert given is not None
         with pytest.raises(Exception, match=r"inptu|reranc|topk|units\.pairs"):
-            parse(given)
+            parse_command(given)
 
 
 def test_a_command_in_infra_is_one_that_shardrank_takes() -> None:
-    parsed = [parse(words) for words in run_by_infra()]
+    parsed = [parse_command(words) for words in run_by_infra()]
     assert len(parsed) >= 8
 
 
@@ -109,17 +108,6 @@ def test_every_page_is_in_the_index() -> None:
     linked = {(index.parent / target.partition("#")[0]).resolve() for target in links_of(index)}
     pages = {path.resolve() for path in (PROJECT / "docs").glob("*.md")} - {index.resolve()}
     assert {str(page) for page in pages - linked} == set()
-
-
-def parse(given: list[str]) -> str:
-    """Let click read a command's words, and the configuration its settings; nothing is run."""
-    command = main.commands.get(given[0])
-    assert command is not None, f"there is no command {given[0]}"
-    with command.make_context(given[0], given[1:]) as context:
-        job = context.params.get("job")
-        shipped = PROJECT / job if job and job.startswith("configs/") else None
-        load_config(shipped, [*FLAGS, *context.params.get("settings", ())])
-    return given[0]
 
 
 def run_by_pages() -> list[list[str]]:
