@@ -51,7 +51,10 @@ class _Commands(click.Group):
             extra = _EXTRAS.get((error.name or "").partition(".")[0])
             if extra is None:
                 raise
-            message = f'{error.name} is not installed; pip install "shardrank[{extra}]"'
+            message = (
+                f'{error.name} is not installed; pip install "shardrank[{extra}]", in a checkout '
+                f'pip install -e ".[{extra}]"'
+            )
             click.echo(f"shardrank: {message}", err=True)
             context.exit(EXIT_FAILED)
         except KeyboardInterrupt:

@@ -224,7 +224,10 @@ def _advice(url: str, error: Exception) -> str:
     protocol = url.partition("://")[0]
     if isinstance(error, ImportError):
         if protocol in ("s3", "s3a"):
-            return 's3fs is not installed; pip install "shardrank[s3]"'
+            return (
+                's3fs is not installed; pip install "shardrank[s3]", in a checkout '
+                'pip install -e ".[s3]"'
+            )
         return f"{protocol}:// needs a package that is not installed ({error})"
     if isinstance(error, ValueError) and "Protocol not known" in str(error):
         return f"{protocol}:// is not a known kind of storage; check the URL"
