@@ -1,4 +1,4 @@
-"""The commands of docs/labels.md as they stand there, with tiny models in the place of real ones."""
+"""The commands of docs/labels.md as they stand there, with tiny models in place of real ones."""
 
 from __future__ import annotations
 
