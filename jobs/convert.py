@@ -1,4 +1,4 @@
-"""Make training convert: `ray job submit --working-dir . -- python jobs/convert.py OUTPUT ...`."""
+"""Convert shards: `ray job submit --working-dir . -- python jobs/convert.py INPUT ...`."""
 
 import sys
 
