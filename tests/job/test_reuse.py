@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shardrank.errors import ConfigError, InputError
+from shardrank.config import load_config
+from shardrank.errors import ConfigError, InputError, OutputError
+from shardrank.job.estimate import estimate, render_estimate
 from shardrank.job.reuse import ensure_index
 from shardrank.schema import PAIR_HASH
 from shardrank.store.filesystem import Storage
@@ -211,6 +213,20 @@ def test_an_index_whose_builder_died_is_made_anew(days: Days) -> None:
 
 
 @pytest.mark.ray
+def test_a_pair_without_a_hash_ends_the_making_of_an_index_by_name(days: Days) -> None:
+    days.run(1, rows_of(*range(3)))
+    file = sorted(days.output(1).glob("*.parquet"))[0]
+    footer, table = pq.read_metadata(file).metadata[b"shardrank"], pq.read_table(file)
+    rows = table.to_pylist()
+    rows[0]["candidates"][0]["pair_hash"] = None
+    changed = pa.Table.from_pylist(rows, table.schema)
+    pq.write_table(changed.replace_schema_metadata({b"shardrank": footer}), file)
+    for max_pairs_in_hand in (0, 1000):
+        with pytest.raises(OutputError, match=rf"{file.name} holds a pair without a hash"):
+            ensure_index(Storage(str(days.output(1))), 4, max_pairs_in_hand)
+
+
+@pytest.mark.ray
 def test_an_output_that_cannot_be_reused_is_refused_with_what_to_do(days: Days) -> None:
     days.run(1, rows_of(*range(2)), "output.pair_hash=false")
     with pytest.raises(ConfigError, match=r"without pair hashes; set output\.pair_hash = true"):
@@ -228,6 +244,20 @@ def test_an_output_that_is_not_finished_is_refused(days: Days) -> None:
     (days.output(1) / "_SUCCESS").unlink()
     with pytest.raises(InputError, match="is not finished"):
         days.run(2, rows_of(*range(2)))
+
+
+@pytest.mark.ray
+def test_a_plan_says_what_would_be_reused(days: Days) -> None:
+    days.run(1, rows_of(*range(2)))
+    settings = days.folders.settings(
+        f"input.path={days.folders.root}/in1", f"scoring.reuse={days.output(1)}"
+    )
+    found = estimate(load_config(None, settings))
+    assert found.reused_from == str(days.output(1))
+    assert f"of scores in {days.output(1)}" in render_estimate(found)
+    (days.output(1) / "_SUCCESS").unlink()
+    with pytest.raises(InputError, match="is not finished"):
+        estimate(load_config(None, settings))
 
 
 @pytest.mark.ray

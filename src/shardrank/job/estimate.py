@@ -10,9 +10,11 @@ import numpy as np
 from shardrank.config import Config
 from shardrank.engine.model import PreparedModel
 from shardrank.errors import EXIT_DONE, EXIT_REJECTED, ShardError
+from shardrank.job.fingerprints import score_fields
 from shardrank.job.model_folder import local_folder
-from shardrank.job.opening import plan_units, prompt_builder
+from shardrank.job.opening import plan_units, prompt_builder, require_finished
 from shardrank.job.pairs import tokenize
+from shardrank.job.reuse import find_earlier
 from shardrank.store.cascade import choose
 from shardrank.store.filesystem import Storage
 from shardrank.store.reader import read_unit
@@ -30,7 +32,9 @@ class Estimate:
     pairs: an upper bound from the footers; None where one could not be read.
     tokens_per_pair, truncated_share, rejected_share: of the sampled pairs; None without any.
     chosen_share: of the sampled pairs, those that are scored; 1.0 where there is no cascade.
-    tokens: pairs x chosen_share x tokens_per_pair. Scores that are reused are not foreseen.
+    tokens: pairs x chosen_share x tokens_per_pair.
+    reused_from: the output whose scores are taken where pairs are the same; how many those are is
+        not foreseen.
     exclusive: False where the output cannot create files exclusively (two jobs at once: unsafe).
     exit_code: what the job would end with if the rest is like the sample: 0 or 6.
     """
@@ -48,6 +52,7 @@ class Estimate:
     rejected_share: float | None
     chosen_share: float | None
     tokens: int | None
+    reused_from: str | None
     exclusive: bool
     exit_code: int
 
@@ -59,9 +64,12 @@ class Estimate:
 def estimate(config: Config) -> Estimate:
     """Plan a job without writing anything. Raises what the job itself would raise."""
     folder = local_folder(config.model.path, config.model.cache_folder)
-    builder = prompt_builder(config, PreparedModel.load(folder), folder)
+    model = PreparedModel.load(folder)
+    builder = prompt_builder(config, model, folder)
     output = Storage(config.output.path, "output")
     source, shards = list_shards(config.input.path, output)
+    require_finished(source)
+    earlier, _ = find_earlier(config, score_fields(config, model), output)
     layout, columns = config.input.layout, config.input.columns
     footers, units = plan_units(config, source, shards)
     lengths: list[np.ndarray] = []
@@ -105,6 +113,7 @@ def estimate(config: Config) -> Estimate:
         rejected_share=num_rejected / num_pairs if num_pairs else None,
         chosen_share=share,
         tokens=round(pairs * mean * share) if pairs is not None and mean and share else None,
+        reused_from=None if earlier is None else earlier.display(),
         exclusive=output.exclusive,
         exit_code=EXIT_REJECTED if is_refused else EXIT_DONE,
     )
@@ -133,6 +142,8 @@ def render_estimate(found: Estimate) -> str:
         lines.append(f"cut       {found.truncated_share:.1%} of the documents are too long")
     if found.rejected_share:
         lines.append(f"rejected  {found.rejected_share:.1%} of the sampled pairs would be rejected")
+    if found.reused_from is not None:
+        lines.append(f"reuse     of scores in {found.reused_from}, not counted in the tokens")
     if not found.exclusive:
         lines.append("output    no exclusive create here: do not run two jobs on it at once")
     lines += [f"broken    {message}" for message in found.unreadable_shards[:5]]

@@ -19,6 +19,7 @@ import ray
 
 from shardrank.config import Config
 from shardrank.errors import ConfigError, InputError, OutputError, ShardrankError
+from shardrank.job.quiet_data import quiet_data
 from shardrank.job.tasks import cause_of
 from shardrank.schema import PAIR_HASH
 from shardrank.store.commits import SUCCESS_NAME
@@ -130,25 +131,30 @@ def _build_on_ray(results: Results, unsplit: Buckets, pairs_per_bucket: int) -> 
     numbers = np.array_split(results.numbers, -(-len(results.numbers) // _UNITS_PER_TASK))
     tables: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
     try:
-        # Held by Ray, on disk where memory is short: about 30 bytes a pair.
-        pairs = (
-            ray.data.from_items(
-                [{"numbers": part.tolist()} for part in numbers], override_num_blocks=len(numbers)
+        with quiet_data():
+            # Held by Ray, on disk where memory is short: about 30 bytes a pair.
+            pairs = (
+                ray.data.from_items(
+                    [{"numbers": part.tolist()} for part in numbers],
+                    override_num_blocks=len(numbers),
+                )
+                .map_batches(
+                    partial(_read, results=results),
+                    batch_size=1,
+                    batch_format="pyarrow",
+                    num_cpus=1,
+                )
+                .materialize()
             )
-            .map_batches(
-                partial(_read, results=results), batch_size=1, batch_format="pyarrow", num_cpus=1
+            counted = pairs.map_batches(partial(_count, buckets=unsplit), **tables).take_all()
+            counts = np.sum([np.frombuffer(row["counts"], np.int64) for row in counted], axis=0)
+            buckets = Buckets.of(counts, pairs_per_bucket)
+            receipts = (
+                pairs.map_batches(partial(_add_key, buckets=buckets), **tables)
+                .groupby("bucket", num_partitions=min(buckets.num_files, _MAX_PARTITIONS))
+                .map_groups(partial(_write, storage=results.storage), batch_format="pyarrow")
+                .take_all()
             )
-            .materialize()
-        )
-        counted = pairs.map_batches(partial(_count, buckets=unsplit), **tables).take_all()
-        counts = np.sum([np.frombuffer(row["counts"], np.int64) for row in counted], axis=0)
-        buckets = Buckets.of(counts, pairs_per_bucket)
-        receipts = (
-            pairs.map_batches(partial(_add_key, buckets=buckets), **tables)
-            .groupby("bucket", num_partitions=min(buckets.num_files, _MAX_PARTITIONS))
-            .map_groups(partial(_write, storage=results.storage), batch_format="pyarrow")
-            .take_all()
-        )
     except Exception as error:
         found = cause_of(error)
         if found is not None:
