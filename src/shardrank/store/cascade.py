@@ -82,20 +82,21 @@ def check_cascade(
 def _fields(schema: pa.Schema, layout: Layout, columns: InputColumns) -> dict[str, Any] | None:
     """What a shard says of a pair; None where all its lists are empty."""
     if layout == "pairs":
-        return {field.name: field.type for field in schema}
+        return {field.name: field.type for field in reversed(list(schema))}
     data_type = schema.field(columns.candidates).type
     if not is_list(data_type) or not pa.types.is_struct(data_type.value_type):
         return None
-    return {field.name: field.type for field in data_type.value_type}
+    return {field.name: field.type for field in reversed(list(data_type.value_type))}
 
 
 def _pair_columns(unit_table: UnitTable) -> dict[str, Any]:
+    """By name; of columns of one name the first."""
     if unit_table.layout == "pairs":
-        table = unit_table.table
-        return dict(zip(table.column_names, table.columns, strict=True))
-    candidates = unit_table.candidates()
-    names = [field.name for field in candidates.structs.type]
-    return dict(zip(names, candidates.fields(), strict=True))
+        names, arrays = unit_table.table.column_names, unit_table.table.columns
+    else:
+        candidates = unit_table.candidates()
+        names, arrays = [f.name for f in candidates.structs.type], candidates.fields()
+    return dict(zip(reversed(names), reversed(arrays), strict=True))
 
 
 def _numbers(columns: dict[str, Any], name: str, unit_table: UnitTable) -> Float64Array:

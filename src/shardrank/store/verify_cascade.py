@@ -62,7 +62,10 @@ def expected_of(plan: Plan, columns: Mapping[str, Any], pairs: Any) -> Expected 
             np.bool_,
         )
     ranks = _taken(columns, settings["rank"], pairs)
-    old = np.array([math.inf if rank is None else float(rank) for rank in ranks], np.float64)
+    old = np.array(
+        [math.inf if rank is None or math.isnan(rank) else float(rank) for rank in ranks],
+        np.float64,
+    )
     return Expected(chosen, old)
 
 

@@ -253,8 +253,8 @@ def _cuts(plan: Plan) -> bool:
 
 
 def _fields(structs: Any) -> dict[str, Any]:
-    """The fields of an array of structs by name."""
-    return {name: values for (name, _), values in _numbered_fields(structs).items()}
+    """The fields of an array of structs by name; of fields of one name the first."""
+    return {name: values for (name, n), values in _numbered_fields(structs).items() if n == 0}
 
 
 def _numbered_fields(structs: Any) -> dict[tuple[str, int], Any]:
