@@ -198,4 +198,47 @@ def report(output: str, **options: Any) -> None:
     click.echo(render_summary(*write_page(output, **options)))
 
 
-COMMANDS = (evaluate, labels, gather, report)
+@click.command()
+@click.argument("input_path", metavar="INPUT")
+@click.option("--output", required=True, help="A new folder for the shards.")
+@click.option("--layout", required=True, type=click.Choice(["nested", "pairs"]), help="To have.")
+@click.option(
+    "--column",
+    "names",
+    multiple=True,
+    metavar="KEY=NAME",
+    help="What the input calls a column, such as text=passage; repeatable.",
+)
+@click.option(
+    "--row-column",
+    "row_columns",
+    multiple=True,
+    metavar="NAME",
+    help="To nested: a column of the query, not of the document; repeatable.",
+)
+@click.option("--address", help="A Ray cluster [default: this machine, or the Ray job's cluster].")
+@_JSON
+def convert(input_path: str, names: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Turn shards of lists into shards of pairs, or the other way round.
+
+    Every column passes through. The same command again goes on where it stopped.
+    """
+    from shardrank.config import InputColumns
+    from shardrank.job.convert import convert as run
+    from shardrank.job.convert import render_converted
+
+    given = dict(name.partition("=")[::2] for name in names)
+    unknown = sorted(given.keys() - InputColumns.model_fields.keys())
+    if unknown or not all(given.values()):
+        raise click.UsageError(
+            f"--column {(unknown or sorted(given))[0]!r} does not fit; write it as KEY=NAME, where "
+            f"KEY is one of {', '.join(InputColumns.model_fields)}"
+        )
+    found = run(input_path, columns=InputColumns(**given), **options)
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        click.echo(render_converted(found))
+
+
+COMMANDS = (convert, evaluate, labels, gather, report)

@@ -12,24 +12,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
+from shardrank.config_output import CascadeConfig as CascadeConfig
+from shardrank.config_output import OutputColumns as OutputColumns
+from shardrank.config_output import OutputConfig as OutputConfig
 from shardrank.config_values import HOLDS_CREDENTIALS, Location, Name, Text
+from shardrank.config_values import Section as _Section
 from shardrank.errors import ConfigError
 from shardrank.types import Layout
 
 PromptStyle = Literal["transformers", "vllm", "transformersjs"]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class InputColumns(_Section):
@@ -49,37 +42,6 @@ class InputConfig(_Section):
     path: Location
     layout: Layout = "nested"
     columns: InputColumns = InputColumns()
-
-
-class OutputColumns(_Section):
-    """Names of the columns that shardrank adds."""
-
-    log_odds: Name = "log_odds"
-    score: Name = "score"
-    rank: Name = "rank"
-    position: Name = "position"
-    num_tokens: Name = "num_tokens"
-    truncated: Name = "truncated"
-    num_cut: Name = "num_cut"
-    num_rejected: Name = "num_rejected"
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> OutputColumns:
-        names = list(self.model_dump().values())
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two columns are called {name!r}; give each a name of its own")
-        return self
-
-
-class OutputConfig(_Section):
-    """The output folder and the shape of its rows."""
-
-    path: Location
-    layout: Layout | None = None
-    top_k: Annotated[int, Field(ge=1)] | None = None
-    min_score: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
-    columns: OutputColumns = OutputColumns()
 
 
 class ModelConfig(_Section):
@@ -110,12 +72,17 @@ class PromptConfig(_Section):
 
 
 class ScoringConfig(_Section):
-    """How prompts become logits. None of it changes a score of a batch-independent model."""
+    """How prompts become logits. None of it changes a score of a batch-independent model.
+
+    reuse: the output of an earlier job, whose log-odds are taken where pair and fingerprint are
+    the same.
+    """
 
     device: Literal["cpu", "cuda"] | None = None
     max_batch_tokens: Annotated[int, Field(ge=1)] | None = None
     reuse_prefix: bool = True
     threads: Annotated[int, Field(ge=1)] | None = None
+    reuse: Location | None = None
 
 
 class ErrorsConfig(_Section):
@@ -169,6 +136,7 @@ class Config(_Section):
     input: InputConfig
     output: OutputConfig
     model: ModelConfig
+    cascade: CascadeConfig = CascadeConfig()
     prompt: PromptConfig = PromptConfig()
     scoring: ScoringConfig = ScoringConfig()
     errors: ErrorsConfig = ErrorsConfig()
@@ -183,7 +151,18 @@ class Config(_Section):
                 f"output.layout = {self.output.layout!r} differs from "
                 f"input.layout = {self.input.layout!r}; leave output.layout out"
             )
+        if self.cascade.is_set and self.output.min_score is not None:
+            raise ValueError(
+                "output.min_score judges a score that a cascade does not give to every candidate; "
+                "leave it out, or cut with output.top_k"
+            )
         return self
+
+    @property
+    def output_columns(self) -> OutputColumns:
+        """What our columns are called: under the cascade's prefix where there is a cascade."""
+        columns = self.output.columns
+        return columns.under(self.cascade.prefix) if self.cascade.is_set else columns
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 HOLDS_CREDENTIALS = (
     "holds credentials; give them to the storage library instead (environment, profile or "
@@ -34,3 +34,9 @@ def _refuse_broken_text(text: str) -> str:
 Location = Annotated[str, Field(min_length=1), AfterValidator(_refuse_credentials)]
 Name = Annotated[str, Field(min_length=1)]
 Text = Annotated[str, AfterValidator(_refuse_broken_text)]
+
+
+class Section(BaseModel):
+    """A part of the tree: keys that it does not know and values of another kind are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

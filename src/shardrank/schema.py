@@ -29,6 +29,10 @@ PAIR_FIELDS: dict[str, pa.DataType] = {
 }
 """What is said of a pair: struct fields of a candidate (nested) or columns (pairs)."""
 
+PAIR_HASH = "pair_hash"
+PAIR_HASH_TYPE = pa.binary(16)
+"""What is added to PAIR_FIELDS where output.pair_hash is set."""
+
 ROW_FIELDS: dict[str, pa.DataType] = {
     "num_cut": pa.int64(),
     "num_rejected": pa.int64(),
@@ -47,6 +51,11 @@ PYLATE_SCHEMAS: dict[str, pa.Schema] = {
     "documents": pa.schema([("document_id", pa.string()), ("text", pa.string())]),
 }
 """PyLate's three tables for knowledge distillation."""
+
+
+def pair_fields(pair_hash: bool) -> dict[str, pa.DataType]:
+    """PAIR_FIELDS, and the hash where it is written."""
+    return {**PAIR_FIELDS, PAIR_HASH: PAIR_HASH_TYPE} if pair_hash else PAIR_FIELDS
 
 
 def is_text(data_type: pa.DataType) -> bool:

@@ -82,6 +82,8 @@ class Counts:
     """What went in and what became of it. Sums over units are sums of fields.
 
     rows_cut: pairs layout only, where a pair that top_k or min_score cuts is a row.
+    pairs_reused: accepted pairs whose log-odds are those of an earlier output.
+    pairs_passed_over: accepted pairs that a cascade does not score again.
     """
 
     rows_in: int = 0
@@ -93,6 +95,8 @@ class Counts:
     pairs_rejected: int = 0
     pairs_cut: int = 0
     pairs_truncated: int = 0
+    pairs_reused: int = 0
+    pairs_passed_over: int = 0
     tokens: int = 0
 
     @property

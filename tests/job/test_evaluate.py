@@ -151,6 +151,12 @@ def test_p_mrr_compares_two_instructions_of_one_query(tmp_path) -> None:
         str(tmp_path / "out"), str(tmp_path / "qrels"), changed=str(tmp_path / "changed")
     )
     assert set(found.as_dict()["p_mrr"]["per_query"]) == {"7"}
+    lists = pa.table({"query-id": ["7"], "corpus-ids": [["q0d0"]]})
+    pq.write_table(lists, tmp_path / "changed.parquet")
+    again = evaluate(
+        str(tmp_path / "out"), str(tmp_path / "qrels"), changed=str(tmp_path / "changed.parquet")
+    )
+    assert again.p_mrr == found.p_mrr
 
 
 def test_an_unfinished_output_is_measured_only_when_asked(output, tmp_path) -> None:

@@ -24,6 +24,7 @@ CHANGED = {
     "input.layout": "pairs",
     "output.top_k": "3",
     "output.min_score": "0.5",
+    "output.pair_hash": "true",
     "prompt.style": "vllm",
     "prompt.instruction": "other",
     "prompt.max_tokens": "256",
@@ -31,6 +32,17 @@ CHANGED = {
     "errors.on_bad_row": "fail",
     "errors.max_bytes": "7",
 } | {key: "renamed" for key in known_keys() if ".columns." in key}
+CASCADE = {
+    "cascade.top_k": "5",
+    "cascade.min_score": "0.1",
+    "cascade.max_score": "0.9",
+    "cascade.min_log_odds": "-1",
+    "cascade.max_log_odds": "1",
+    "cascade.prefix": "third_",
+    "cascade.rank": "place",
+    "cascade.score": "chance",
+    "cascade.log_odds": "logit",
+}
 NEUTRAL = {
     "input.path": "elsewhere",
     "output.path": "elsewhere",
@@ -43,6 +55,7 @@ NEUTRAL = {
     "scoring.max_batch_tokens": "99",
     "scoring.reuse_prefix": "false",
     "scoring.threads": "3",
+    "scoring.reuse": "elsewhere",
     "errors.max_rejected_fraction": "0.5",
     "errors.max_failed_shards": "5",
     "errors.max_attempts": "5",
@@ -63,13 +76,20 @@ def fields(*settings: str) -> dict[str, object]:
 
 
 def test_every_setting_is_in_one_of_the_two_tables() -> None:
-    assert sorted([*CHANGED, *NEUTRAL]) == sorted(known_keys())
+    assert sorted([*CHANGED, *CASCADE, *NEUTRAL]) == sorted(known_keys())
 
 
 @pytest.mark.parametrize("key", CHANGED)
 def test_a_setting_that_shapes_rows_or_scores_is_part_of_the_job(key: str) -> None:
     before, after = fields(), fields(f"{key}={CHANGED[key]}")
     assert [name for name in before if before[name] != after[name]] == [key]
+
+
+@pytest.mark.parametrize("key", CASCADE)
+def test_every_setting_of_a_cascade_is_part_of_the_job(key: str) -> None:
+    before, after = fields("cascade.top_k=9"), fields("cascade.top_k=9", f"{key}={CASCADE[key]}")
+    assert key in [name for name in before if before[name] != after[name]]
+    assert fields() != before
 
 
 @pytest.mark.parametrize("key", NEUTRAL)

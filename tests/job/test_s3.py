@@ -56,7 +56,8 @@ def bucket(s3: dict[str, str]) -> s3fs.S3FileSystem:
         use_listings_cache=False,
         skip_instance_cache=True,
     )
-    fs.mkdir("bucket")
+    if not fs.exists("bucket"):
+        fs.mkdir("bucket")
     return fs
 
 
@@ -87,6 +88,26 @@ def test_a_job_from_and_to_s3_with_the_model_there(
     written = [bucket.cat(path) for path in bucket.find("bucket/out")]
     printed = (done.stdout + done.stderr + verified.stdout + other.stderr).encode()
     assert not any(SECRET.encode() in content for content in (*written, printed))
+
+
+def test_scores_in_s3_are_reused_through_an_index_there(
+    s3: dict[str, str], bucket: s3fs.S3FileSystem, tmp_path: Path
+) -> None:
+    write_nested(tmp_path / "in" / "a.parquet", [row(number) for number in range(8)])
+    command = ["rerank", "--input", tmp_path / "in", "--model", "demo"]
+    settings = ("--set", "units.pairs=8", "--set", "output.pair_hash=true")
+    first = shardrank(*command, "--output", "s3://bucket/first", *settings, **s3)
+    assert first.returncode == 0, first.stderr
+    reuse = ("--set", "scoring.reuse=s3://bucket/first")
+    second = shardrank(*command, "--output", "s3://bucket/second", *settings, *reuse, **s3)
+    assert second.returncode == 0, second.stderr
+    assert "32 pairs (100.0%) reused an earlier score" in second.stdout
+    assert bucket.exists("bucket/first/_shardrank/reuse/index.json")
+    # What is not there cannot be reused: exit code 1 and what to do.
+    other = ("--set", "scoring.reuse=s3://bucket/second/none")
+    failed = shardrank(*command, "--output", "s3://bucket/third", *settings, *other, **s3)
+    assert (failed.returncode, "is not the output of a job" in failed.stderr) == (1, True)
+    assert "Traceback" not in failed.stderr
 
 
 @pytest.mark.parametrize(

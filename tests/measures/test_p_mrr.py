@@ -1,7 +1,12 @@
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from shardrank.measures.p_mrr import p_mrr
 
+GOLDEN = Path(__file__).parent / "p_mrr_golden.json"
 DOCS = ["a", "b", "c", "d"]
 
 
@@ -27,3 +32,10 @@ def test_a_missing_document_stands_behind_the_last() -> None:
 
 def test_queries_without_both_rankings_are_left_out() -> None:
     assert p_mrr({"q-og": DOCS}, {"q": ["a"], "r": []}) == {}
+
+
+@pytest.mark.parametrize("case", json.loads(GOLDEN.read_text())["cases"])
+def test_the_values_are_those_of_mteb(case: dict[str, Any]) -> None:
+    found = p_mrr(case["rankings"], case["changed"])
+    assert found == pytest.approx(case["per_query"], abs=1e-12)
+    assert sum(found.values()) / len(found) == pytest.approx(case["mean"], abs=1e-12)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,12 @@ import numpy as np
 from shardrank.config import Config
 from shardrank.engine.model import PreparedModel
 from shardrank.errors import EXIT_DONE, EXIT_REJECTED, ShardError
+from shardrank.job.fingerprints import score_fields
 from shardrank.job.model_folder import local_folder
-from shardrank.job.opening import plan_units, prompt_builder
-from shardrank.job.worker import tokenize
+from shardrank.job.opening import plan_units, prompt_builder, require_finished
+from shardrank.job.pairs import tokenize
+from shardrank.job.reuse import find_earlier
+from shardrank.store.cascade import choose
 from shardrank.store.filesystem import Storage
 from shardrank.store.reader import read_unit
 from shardrank.store.units import list_shards
@@ -28,7 +31,10 @@ class Estimate:
 
     pairs: an upper bound from the footers; None where one could not be read.
     tokens_per_pair, truncated_share, rejected_share: of the sampled pairs; None without any.
-    tokens: pairs x tokens_per_pair.
+    chosen_share: of the sampled pairs, those that are scored; 1.0 where there is no cascade.
+    tokens: pairs x chosen_share x tokens_per_pair.
+    reused_from: the output whose scores are taken where pairs are the same; how many those are is
+        not foreseen.
     exclusive: False where the output cannot create files exclusively (two jobs at once: unsafe).
     exit_code: what the job would end with if the rest is like the sample: 0 or 6.
     """
@@ -44,7 +50,9 @@ class Estimate:
     longest_tokens: int | None
     truncated_share: float | None
     rejected_share: float | None
+    chosen_share: float | None
     tokens: int | None
+    reused_from: str | None
     exclusive: bool
     exit_code: int
 
@@ -56,23 +64,30 @@ class Estimate:
 def estimate(config: Config) -> Estimate:
     """Plan a job without writing anything. Raises what the job itself would raise."""
     folder = local_folder(config.model.path, config.model.cache_folder)
-    builder = prompt_builder(config, PreparedModel.load(folder), folder)
+    model = PreparedModel.load(folder)
+    builder = prompt_builder(config, model, folder)
     output = Storage(config.output.path, "output")
     source, shards = list_shards(config.input.path, output)
+    require_finished(source)
+    earlier, _ = find_earlier(config, score_fields(config, model), output)
     layout, columns = config.input.layout, config.input.columns
     footers, units = plan_units(config, source, shards)
     lengths: list[np.ndarray] = []
-    num_truncated = num_rejected = num_pairs = 0
+    num_truncated = num_rejected = num_pairs = num_chosen = 0
     for unit in sample(units):
         try:
             rows = read_unit(source, unit, layout, columns, config.errors.max_bytes)
         except ShardError:
             continue
-        prompts, _, _ = tokenize(rows, builder)
+        chosen = np.ones(rows.num_pairs, np.bool_)
+        if config.cascade.is_set:
+            chosen = choose(rows, config.cascade).is_chosen
+        prompts, _, _ = tokenize(replace(rows, pair_ok=rows.pair_ok & chosen), builder)
         scored = prompts.lengths[prompts.lengths > 0]
         lengths.append(scored)
         num_pairs += rows.num_pairs
-        num_rejected += rows.num_pairs - len(scored)
+        num_rejected += int(np.count_nonzero(~rows.pair_ok | chosen)) - len(scored)
+        num_chosen += int(np.count_nonzero(chosen))
         num_truncated += int(prompts.truncated.sum())
     limits = config.errors
     num_broken = sum(footer.fault is not None for footer in footers)
@@ -82,6 +97,7 @@ def estimate(config: Config) -> Estimate:
     tokens = np.concatenate([np.zeros(0, np.int64), *lengths])
     known = [unit.num_pairs for unit in units if unit.num_pairs is not None]
     pairs = sum(known) if len(known) == len(units) else None
+    share = num_chosen / num_pairs if num_pairs else None
     mean = float(tokens.mean()) if len(tokens) else None
     return Estimate(
         shards=len(shards),
@@ -95,7 +111,9 @@ def estimate(config: Config) -> Estimate:
         longest_tokens=int(tokens.max()) if len(tokens) else None,
         truncated_share=num_truncated / len(tokens) if len(tokens) else None,
         rejected_share=num_rejected / num_pairs if num_pairs else None,
-        tokens=round(pairs * mean) if pairs is not None and mean is not None else None,
+        chosen_share=share,
+        tokens=round(pairs * mean * share) if pairs is not None and mean and share else None,
+        reused_from=None if earlier is None else earlier.display(),
         exclusive=output.exclusive,
         exit_code=EXIT_REJECTED if is_refused else EXIT_DONE,
     )
@@ -118,10 +136,14 @@ def render_estimate(found: Estimate) -> str:
             f"tokens    {_at_most(found.tokens)} (mean {found.tokens_per_pair:,.1f} a pair, "
             f"longest {found.longest_tokens:,}, from {found.sampled_pairs:,} sampled pairs)"
         )
+    if found.chosen_share is not None and found.chosen_share < 1.0:
+        lines.append(f"cascade   scores {found.chosen_share:.1%} of the sampled pairs again")
     if found.truncated_share:
         lines.append(f"cut       {found.truncated_share:.1%} of the documents are too long")
     if found.rejected_share:
         lines.append(f"rejected  {found.rejected_share:.1%} of the sampled pairs would be rejected")
+    if found.reused_from is not None:
+        lines.append(f"reuse     of scores in {found.reused_from}, not counted in the tokens")
     if not found.exclusive:
         lines.append("output    no exclusive create here: do not run two jobs on it at once")
     lines += [f"broken    {message}" for message in found.unreadable_shards[:5]]

@@ -46,15 +46,20 @@ def output_fields(config: Config) -> dict[str, Any]:
         f"{section}.columns.{name}": column
         for section, names in (
             ("input", config.input.columns.model_dump()),
-            ("output", config.output.columns.model_dump()),
+            ("output", config.output_columns.model_dump()),
         )
         for name, column in names.items()
     }
+    cascade: dict[str, Any] = {}
+    if config.cascade.is_set:
+        cascade = {f"cascade.{name}": value for name, value in config.cascade.model_dump().items()}
     return {
         "input.layout": config.input.layout,
         "output.top_k": config.output.top_k,
         "output.min_score": config.output.min_score,
         "errors.on_bad_row": config.errors.on_bad_row,
         "errors.max_bytes": config.errors.max_bytes,
+        "output.pair_hash": config.output.pair_hash,
+        **cascade,
         **columns,
     }

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from shardrank.errors import InputError, OutputError, ShardrankError
 from shardrank.job.files import DOC_ID, QUERY_ID, SCORE, TEXT, TITLE, find_column, read_lines
+from shardrank.job.tasks import cause_of
 from shardrank.measures.trec import parse_run
 from shardrank.store.chunks import Chunk, kind_of, list_chunks, read_all
 from shardrank.store.filesystem import Storage
@@ -244,20 +245,10 @@ def _run_on_ray(
         try:
             return [json.loads(row["receipt"]) for row in receipts.take_all()]
         except Exception as error:
-            found = _cause(error)
+            found = cause_of(error)
             if found is not None:
                 raise found from error
             raise
-
-
-def _cause(error: BaseException | None) -> ShardrankError | None:
-    """Our own error inside Ray's, if there is one."""
-    while error is not None:
-        if isinstance(error, ShardrankError):
-            return error
-        inside = getattr(error, "cause", None)
-        error = inside if isinstance(inside, BaseException) else error.__cause__
-    return None
 
 
 def _shards(query_ids: Any, num_shards: int) -> pa.Array:

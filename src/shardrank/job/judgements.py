@@ -121,7 +121,9 @@ def read_changed(source: str) -> dict[str, list[str]]:
     table = read_parquet(source)
     names = table.column_names
     queries = as_strings(table.column(find_column(names, QUERY_ID, "query ids", source)))
-    found = table.column(find_column(names, (*DOC_ID, "corpus_ids"), "document ids", source))
+    found = table.column(
+        find_column(names, (*DOC_ID, "corpus-ids", "corpus_ids"), "document ids", source)
+    )
     changed: dict[str, list[str]] = {}
     for query, value in zip(queries, found.to_pylist(), strict=True):
         ids = value if isinstance(value, list) else [value]

@@ -152,7 +152,8 @@ def _label_unit(task: _Task, number: int) -> int:
         fields += task.judgements.pair_fields
     if task.form.name == "tevatron" and "title" in results.pair_names(number):
         fields.append("title")
-    ranked = results.read(number, list(dict.fromkeys(wanted)), list(dict.fromkeys(fields)))
+    # What a cascade passed over has no log-odds of this model, and another's do not compare.
+    ranked = results.read(number, list(dict.fromkeys(wanted)), list(dict.fromkeys(fields))).scored()
     ids = query_ids_of(ranked, results)
     default = str(plan.score_fields.get("prompt.instruction", ""))
     prompts = [default] * len(ranked)

@@ -10,15 +10,20 @@ from shardrank.config import Config
 from shardrank.engine.model import PreparedModel
 from shardrank.engine.prompt import PromptBuilder
 from shardrank.engine.tokenizer import Tokenizer
-from shardrank.errors import ConfigError
+from shardrank.errors import ConfigError, InputError
 from shardrank.job.fingerprints import output_fields, score_fields
 from shardrank.job.model_folder import local_folder, model_location
 from shardrank.job.prompting import Prompting
+from shardrank.job.reuse import find_earlier
 from shardrank.job.spec import JobSpec
+from shardrank.store.cascade import check_cascade
 from shardrank.store.columns import check_columns, check_split_queries
+from shardrank.store.commits import SUCCESS_NAME
 from shardrank.store.filesystem import Storage
 from shardrank.store.footers import Footer, read_footers
+from shardrank.store.pair_index import PairIndex
 from shardrank.store.plan import (
+    PLAN_NAME,
     Plan,
     load_plan,
     new_plan,
@@ -32,7 +37,10 @@ from shardrank.types import Shard, Unit
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A plan with all that its workers need to be told."""
+    """A plan with all that its workers need to be told.
+
+    earlier: the output whose scores may be taken. index: of it, once there is one.
+    """
 
     config: Config
     model: PreparedModel
@@ -40,6 +48,8 @@ class Job:
     input: Storage
     output: Storage
     warnings: tuple[str, ...]
+    earlier: Storage | None = None
+    index: PairIndex | None = None
 
     def spec(self, threads: int) -> JobSpec:
         """What a worker is told."""
@@ -49,7 +59,7 @@ class Job:
             output=self.output,
             layout=config.input.layout,
             input_columns=config.input.columns,
-            output_columns=config.output.columns,
+            output_columns=config.output_columns,
             top_k=config.output.top_k,
             min_score=config.output.min_score,
             max_bytes=config.errors.max_bytes,
@@ -63,6 +73,9 @@ class Job:
             threads=threads,
             max_batch_tokens=config.scoring.max_batch_tokens,
             reuse_prefix=config.scoring.reuse_prefix,
+            pair_hash=config.output.pair_hash,
+            reuse=self.index,
+            cascade=config.cascade if config.cascade.is_set else None,
         )
 
 
@@ -80,16 +93,23 @@ def open_job(config: Config) -> Job:
     if stored is not None:
         require_same_job(stored, scores, rows)
     source, shards = list_shards(config.input.path, output)
+    require_finished(source)
+    earlier: Storage | None = None
+    unused: tuple[str, ...] = ()
+    if not output.exists(SUCCESS_NAME):
+        earlier, unused = find_earlier(config, scores, output)
     if stored is not None:
         require_same_input(stored, shards)
-        return Job(config, model, stored, source, output, _warnings(config, model, output))
+        warnings = (*_warnings(config, model, output, earlier), *unused)
+        return Job(config, model, stored, source, output, warnings, earlier)
     prompt_builder(config, model, folder)
     _, units = plan_units(config, source, shards)
     proposed = new_plan(
-        scores, rows, config.input.layout, config.input.columns, config.output.columns, units
+        scores, rows, config.input.layout, config.input.columns, config.output_columns, units
     )
     plan = open_plan(output, proposed)
-    return Job(config, model, plan, source, output, _warnings(config, model, output))
+    warnings = (*_warnings(config, model, output, earlier), *unused)
+    return Job(config, model, plan, source, output, warnings, earlier)
 
 
 def prompt_builder(config: Config, model: PreparedModel, folder: Path) -> PromptBuilder:
@@ -113,18 +133,35 @@ def plan_units(
     """
     layout, columns = config.input.layout, config.input.columns
     footers = read_footers(source, shards, layout, columns)
-    check_columns(footers, layout, columns, config.output.columns)
+    check_columns(
+        footers, layout, columns, config.output_columns, pair_hash=config.output.pair_hash
+    )
+    if config.cascade.is_set:
+        check_cascade(footers, layout, columns, config.cascade)
     check_split_queries(footers, config.output.top_k, config.output.min_score)
     return footers, cut_units(footers, config.unit_pairs, layout)
 
 
-def _warnings(config: Config, model: PreparedModel, output: Storage) -> tuple[str, ...]:
+def require_finished(source: Storage) -> None:
+    """Raise InputError if the input is the output of a job that is not finished."""
+    if source.exists(PLAN_NAME) and not source.exists(SUCCESS_NAME):
+        raise InputError(
+            f"the input {source.display()} is the output of a job that is not finished (it has no "
+            f"{SUCCESS_NAME}); finish that job first, since what it still writes would be missed"
+        )
+
+
+def _warnings(
+    config: Config, model: PreparedModel, output: Storage, earlier: Storage | None
+) -> tuple[str, ...]:
     found = []
     style = config.prompt.style
     if style not in (None, model.prompt_style):
         found.append(f"prompt style {style} instead of the model's {model.prompt_style}")
     if model.batch_dependent:
         found.append("with this model a score depends a little on the batch that it is scored in")
+        if earlier is not None:
+            found.append("scores that are reused are those of the earlier job's batches")
     if not output.exclusive:
         found.append(
             f"{output.display()} cannot create files exclusively: do not run two jobs on it at once"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from shardrank.store.pair_hash import HashArray
 from shardrank.types import BoolArray, Float32Array, Int32Array, Int64Array, Rejection, Shard, Unit
 
 _EMPTY_INT64 = np.zeros(0, np.int64)
@@ -66,6 +67,9 @@ class Parcel:
     token_ids, offsets, num_shared, truncated: the prompts (see types.Prompts); token_ids are
         dropped once they are scored.
     log_odds: float32 [num_prompts], empty before scoring.
+    reused_places, reused_log_odds, reused_num_tokens, reused_truncated: [num_reused], what was
+        found in an earlier output; the places are among the unit's pairs, as those in `pairs`.
+    pair_hashes: uint8 [16 * the unit's pairs], empty where none are written.
     rejections: found while tokenizing; the reader's own are in `rows`.
     """
 
@@ -78,6 +82,11 @@ class Parcel:
     num_shared: Int32Array = field(default_factory=lambda: _EMPTY_INT32)
     truncated: BoolArray = field(default_factory=lambda: np.zeros(0, np.bool_))
     log_odds: Float32Array = field(default_factory=lambda: np.zeros(0, np.float32))
+    reused_places: Int64Array = field(default_factory=lambda: _EMPTY_INT64)
+    reused_log_odds: Float32Array = field(default_factory=lambda: np.zeros(0, np.float32))
+    reused_num_tokens: Int32Array = field(default_factory=lambda: _EMPTY_INT32)
+    reused_truncated: BoolArray = field(default_factory=lambda: np.zeros(0, np.bool_))
+    pair_hashes: HashArray = field(default_factory=lambda: np.zeros(0, np.uint8))
     rejections: tuple[Rejection, ...] = ()
     fault: Fault | None = None
     engine: dict[str, str] = field(default_factory=dict)
@@ -133,6 +142,11 @@ _ARRAYS: dict[str, Any] = {
     "num_shared": np.int32,
     "truncated": np.bool_,
     "log_odds": np.float32,
+    "reused_places": np.int64,
+    "reused_log_odds": np.float32,
+    "reused_num_tokens": np.int32,
+    "reused_truncated": np.bool_,
+    "pair_hashes": np.uint8,
 }
 
 

@@ -11,14 +11,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError
 
 from shardrank.errors import ShardrankError
 from shardrank.job.cluster import Shape
+from shardrank.job.pairs import pairs_to_score, tokenize
 from shardrank.job.spec import JobSpec
-from shardrank.job.worker import build_reranker, prompt_builder, tokenize
+from shardrank.job.worker import build_reranker, prompt_builder
 from shardrank.store.reader import read_unit
 from shardrank.types import Unit
 
@@ -95,9 +95,8 @@ class Prober:
         spec = self._spec
         rows = read_unit(spec.input, unit, spec.layout, spec.input_columns, spec.max_bytes)
         place = rows.row_of_pair
-        wanted = (place >= start) & (place < stop)
-        wanted &= ~np.isin(place, np.array(poison, np.int64) - unit.row_start)
-        part = replace(rows, pair_ok=rows.pair_ok & wanted)
+        wanted = (place >= start) & (place < stop) & pairs_to_score(rows, spec, poison)
+        part = replace(rows, pair_ok=wanted)
         prompts, _, _ = tokenize(part, prompt_builder(spec))
         self._reranker.score_prompts(prompts)
 

@@ -30,6 +30,7 @@ class Standing:
     rejected: int
     pairs_per_second: float
     tokens_per_second: float
+    reused: int = 0
 
     @property
     def seconds_left(self) -> float | None:
@@ -49,6 +50,8 @@ def render(standing: Standing) -> str:
         f"{_rate(standing.pairs_per_second)} pairs/s",
         f"{_rate(standing.tokens_per_second)} tokens/s",
     ]
+    if standing.reused:
+        parts.append(f"{standing.reused / max(1, standing.done_pairs):.0%} reused")
     if standing.rejected:
         parts.append(f"{standing.rejected:,} rejected")
     if standing.seconds_left is not None and standing.done_units < standing.total_units:
@@ -120,6 +123,7 @@ class Progress:
             total_units=self._total_units,
             done_pairs=self._counts.pairs_in,
             total_pairs=self._total_pairs,
+            reused=self._counts.pairs_reused,
             rejected=self._counts.pairs_rejected + self._counts.rows_rejected,
             pairs_per_second=(pairs - first_pairs) / seconds,
             tokens_per_second=(tokens - first_tokens) / seconds,

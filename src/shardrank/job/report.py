@@ -26,6 +26,8 @@ def write_report(job: Job, watch: Watch, seconds: float, error: BaseException | 
         "message": str(error) if isinstance(error, ShardrankError) else None,
         "units": len(job.plan.units),
         "units_by_this_run": watch.num_done,
+        "reused_from": None if job.earlier is None else job.earlier.display(),
+        "reused_share": round(watch.counts.pairs_reused / max(1, watch.counts.pairs_in), 6),
         "counts_of_this_run": watch.counts.as_dict(),
         "seconds": round(seconds, 3),
         "pairs_per_second": round(watch.pairs_per_second, 3),

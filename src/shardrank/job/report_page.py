@@ -138,7 +138,9 @@ def _scores(results: Results, judgements: Judgements | None) -> ScoreFacts:
         columns += judgements.row_columns
         fields += judgements.pair_fields
     for number in results.numbers:
-        ranked = results.read(number, list(dict.fromkeys(columns)), list(dict.fromkeys(fields)))
+        ranked = results.read(
+            number, list(dict.fromkeys(columns)), list(dict.fromkeys(fields))
+        ).scored()
         grades = None
         if judgements is not None:
             grades = judgements.of_unit(ranked, query_ids_of(ranked, results))
@@ -153,7 +155,7 @@ def _queries(results: Results, sample: _Sample) -> dict[str, RankedQuery]:
     for number in results.numbers:
         ranked = results.read(
             number, [columns.query_id, columns.query], ["doc_id", "text", "log_odds"]
-        )
+        ).scored()
         ids = query_ids_of(ranked, results)
         texts = ranked.rows.column(columns.query).to_pylist()
         for i, query_id in enumerate(ids):

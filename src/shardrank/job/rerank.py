@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 import ray
@@ -18,9 +18,11 @@ from shardrank.job.opening import Job, open_job
 from shardrank.job.passes import run_pending
 from shardrank.job.progress import duration
 from shardrank.job.report import write_report
+from shardrank.job.reuse import ensure_index
 from shardrank.job.stopping import stops_on_sigterm
 from shardrank.job.watch import Watch
 from shardrank.store.commits import committed
+from shardrank.store.pair_index import PairIndex
 from shardrank.store.writer import read_footers_of, read_tombstones, write_success
 from shardrank.types import Counts
 
@@ -90,7 +92,7 @@ def _execute(
                 require_devices(config, ray.nodes(), is_own=is_own)
                 if not is_own:
                     say(f"on the running Ray cluster {ray.get_runtime_context().gcs_address}")
-                run_pending(job, watch, hold)
+                run_pending(_with_index(job, say), watch, hold)
         return _finish(job, config, watch, time.monotonic() - started)
     except BaseException as caught:
         error = caught
@@ -99,6 +101,14 @@ def _execute(
         # The report is the holder's own: who was superseded must not write over it.
         if not isinstance(error, OutputBusyError):
             write_report(job, watch, time.monotonic() - started, error)
+
+
+def _with_index(job: Job, say: Echo) -> Job:
+    if job.earlier is None:
+        return job
+    if PairIndex.load(job.earlier) is None:
+        say(f"making an index of the pairs in {job.earlier.display()}, once")
+    return replace(job, index=ensure_index(job.earlier))
 
 
 def _finish(job: Job, config: Config, watch: Watch, seconds: float) -> JobResult:
@@ -135,6 +145,11 @@ def summary(result: JobResult) -> list[str]:
             f"      {counts.pairs_cut:,} pairs cut by top_k or min_score, "
             f"{counts.pairs_rejected:,} pairs and {counts.rows_rejected:,} rows rejected"
         )
+    if counts.pairs_passed_over:
+        lines.append(f"      {counts.pairs_passed_over:,} pairs not scored again by the cascade")
+    if counts.pairs_reused:
+        share = counts.pairs_reused / max(1, counts.pairs_in)
+        lines.append(f"      {counts.pairs_reused:,} pairs ({share:.1%}) reused an earlier score")
     if counts.pairs_truncated:
         lines.append(f"      {counts.pairs_truncated:,} documents cut to fit into max_tokens")
     if result.num_failed_shards:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from shardrank.config import InputColumns, OutputColumns
+from shardrank.config import CascadeConfig, InputColumns, OutputColumns
 from shardrank.job.prompting import Prompting
 from shardrank.store.filesystem import Storage
+from shardrank.store.pair_index import PairIndex
 from shardrank.store.plan import Fingerprints
 from shardrank.types import Layout
 
@@ -19,6 +20,8 @@ class JobSpec:
     model_path: each node fetches its own copy where it is a URL.
     model_files: (name, sha256) of the files that the plan is bound to; any other are refused.
     prompting: resolved, the model's own where the job set none.
+    pair_hash: whether it is written. reuse: where log-odds may be taken from.
+    cascade: None where every pair is scored.
     """
 
     input: Storage
@@ -39,3 +42,6 @@ class JobSpec:
     threads: int
     max_batch_tokens: int | None
     reuse_prefix: bool
+    pair_hash: bool
+    reuse: PairIndex | None
+    cascade: CascadeConfig | None

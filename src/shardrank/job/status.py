@@ -65,6 +65,19 @@ def look(output: Storage, plan: Plan) -> Status:
     )
 
 
+def _economies(counts: Counts) -> list[str]:
+    """What was not scored, if anything."""
+    parts = [
+        f"{num:,} {what}"
+        for num, what in (
+            (counts.pairs_reused, "with the score of an earlier output"),
+            (counts.pairs_passed_over, "not scored again"),
+        )
+        if num
+    ]
+    return [f"            {', '.join(parts)}"] if parts else []
+
+
 def _holder(lease: Generation) -> str:
     died = ", which has died" if is_dead(lease.holder, this_process()) else ""
     return f"{lease.holder}{died}; renewed at {lease.written}"
@@ -114,6 +127,7 @@ def render_status(status: Status) -> str:
         f"  rows      {counts.rows_out:,} out, {counts.rows_rejected:,} rejected",
         f"  pairs     {counts.pairs_out:,} out, {counts.pairs_cut:,} cut, "
         f"{counts.pairs_rejected:,} rejected, {counts.pairs_truncated:,} with a document cut short",
+        *_economies(counts),
         f"  tokens    {counts.tokens:,}",
     ]
     if status.holder is not None:

@@ -79,3 +79,13 @@ def _on_cluster(
                 if isinstance(error.cause, ShardrankError):
                     raise error.cause from None
                 raise
+
+
+def cause_of(error: BaseException | None) -> ShardrankError | None:
+    """Our own error inside Ray's, if there is one."""
+    while error is not None:
+        if isinstance(error, ShardrankError):
+            return error
+        inside = getattr(error, "cause", None)
+        error = inside if isinstance(inside, BaseException) else error.__cause__
+    return None

@@ -17,20 +17,24 @@ import numpy as np
 import pyarrow as pa
 
 from shardrank.engine.model import TOKENIZER_NAME, PreparedModel, file_sha256
-from shardrank.engine.prompt import PromptBuilder, QueryTooLongError
+from shardrank.engine.prompt import PromptBuilder
 from shardrank.engine.ranking import log_odds
 from shardrank.engine.reranker import Reranker
 from shardrank.engine.tokenizer import Tokenizer
 from shardrank.errors import BadRowError, ModelError, ShardError, ShardrankError
 from shardrank.job.model_folder import local_folder, verified_folder
+from shardrank.job.pairs import hashes_of, pairs_to_score, tokenize
 from shardrank.job.parcel import Fault, Order, Parcel
 from shardrank.job.spec import JobSpec
 from shardrank.store.attempts import WORKER_DIED, begin_attempt
+from shardrank.store.cascade import choose
 from shardrank.store.output import build_output
+from shardrank.store.pair_hash import NUM_BYTES
+from shardrank.store.pair_index import Reused
 from shardrank.store.reader import read_unit
 from shardrank.store.unit_table import UnitTable
 from shardrank.store.writer import Attempt, commit_tombstone, commit_unit
-from shardrank.types import Int64Array, Prompts, Receipt, Rejection, Unit
+from shardrank.types import Prompts, Receipt, Rejection, Unit
 
 _DEADLY = "the process that scores this row dies; look at its length and its text"
 
@@ -76,6 +80,8 @@ class Scorer:
 
     def _score(self, parcel: Parcel) -> Parcel:
         started = time.monotonic()
+        if not len(parcel.pairs):
+            return replace(parcel, engine=self._reranker.description)
         # Before anything may kill this process: what it leaves is counted by the next.
         if begin_attempt(self._spec.output, parcel.unit, *parcel.attempts) is None:
             return Parcel(parcel.unit, fault=_died_of(parcel.unit, parcel.attempts[1]))
@@ -108,51 +114,21 @@ def build_reranker(spec: JobSpec) -> Reranker:
     )
 
 
-def tokenize(
-    rows: UnitTable, builder: PromptBuilder
-) -> tuple[Prompts, Int64Array, list[Rejection]]:
-    """Prompts of the pairs that can be scored, the places of those pairs, and new rejections.
-
-    Returns prompts, one for each place; int64 [num_prompts], places among the unit's pairs; and
-    a rejection of each row whose query leaves no room for a document, since a query is never cut.
-    """
-    used = np.zeros(len(rows.queries), np.bool_)
-    used[rows.query_index[rows.pair_ok]] = True
-    sound = np.flatnonzero(rows.pair_ok)
-    built = builder.build_many(
-        [
-            query if wanted and query else ""
-            for query, wanted in zip(rows.queries, used, strict=True)
-        ],
-        [rows.texts[pair] or "" for pair in sound],
-        rows.query_index[sound],
-        rows.instructions,
-    )
-    too_long = built.too_long[rows.query_index[sound]]
-    rejections = [
-        rows.reject_row(
-            row,
-            "query_too_long",
-            str(QueryTooLongError(int(built.num_fixed[query]), builder.max_tokens)),
-        )
-        for row, query in dict.fromkeys(
-            zip(
-                rows.row_of_pair[sound[too_long]].tolist(),
-                rows.query_index[sound[too_long]].tolist(),
-                strict=True,
-            )
-        )
-    ]
-    return built.prompts, sound, rejections
-
-
 def _read(parcel: Parcel, poison: Sequence[int], spec: JobSpec) -> Parcel:
     started, unit = time.monotonic(), parcel.unit
     rows = read_unit(spec.input, unit, spec.layout, spec.input_columns, spec.max_bytes)
-    places = [row - unit.row_start for row in poison]
-    harmless = replace(rows, pair_ok=rows.pair_ok & ~np.isin(rows.row_of_pair, places))
-    prompts, pairs, rejections = tokenize(harmless, prompt_builder(spec))
-    rejections += [rows.reject_row(place, WORKER_DIED, _DEADLY) for place in places]
+    wanted = pairs_to_score(rows, spec, poison)
+    reused, hashes = Reused.none(), None
+    if spec.pair_hash or spec.reuse is not None:
+        hashes = hashes_of(rows, spec)
+    if spec.reuse is not None and hashes is not None:
+        reused = spec.reuse.find(hashes, np.flatnonzero(wanted))
+        wanted[reused.places] = False
+    rejections: list[Rejection] = []
+    prompts, pairs = Prompts.concatenate([]), np.zeros(0, np.int64)
+    if wanted.any():
+        prompts, pairs, rejections = tokenize(replace(rows, pair_ok=wanted), prompt_builder(spec))
+    rejections += [rows.reject_row(row - unit.row_start, WORKER_DIED, _DEADLY) for row in poison]
     _refuse_bad_rows((*rows.rejections, *rejections), spec, unit)
     return replace(
         parcel,
@@ -162,6 +138,11 @@ def _read(parcel: Parcel, poison: Sequence[int], spec: JobSpec) -> Parcel:
         offsets=prompts.offsets,
         num_shared=prompts.num_shared,
         truncated=prompts.truncated,
+        reused_places=reused.places,
+        reused_log_odds=reused.log_odds,
+        reused_num_tokens=reused.num_tokens,
+        reused_truncated=reused.truncated,
+        pair_hashes=hashes if spec.pair_hash and hashes is not None else parcel.pair_hashes,
         rejections=tuple(rejections),
         seconds={"read": time.monotonic() - started},
     )
@@ -180,6 +161,11 @@ def _commit(parcel: Parcel, spec: JobSpec) -> Receipt:
     values[parcel.pairs] = parcel.log_odds
     num_tokens[parcel.pairs] = np.diff(parcel.offsets)
     truncated[parcel.pairs] = parcel.truncated
+    values[parcel.reused_places] = parcel.reused_log_odds
+    num_tokens[parcel.reused_places] = parcel.reused_num_tokens
+    truncated[parcel.reused_places] = parcel.reused_truncated
+    reused = np.zeros(rows.num_pairs, np.bool_)
+    reused[parcel.reused_places] = True
     output = build_output(
         rows,
         values,
@@ -189,6 +175,9 @@ def _commit(parcel: Parcel, spec: JobSpec) -> Receipt:
         columns=spec.output_columns,
         top_k=spec.top_k,
         min_score=spec.min_score,
+        reused=reused,
+        pair_hashes=parcel.pair_hashes.reshape(-1, NUM_BYTES) if spec.pair_hash else None,
+        choice=None if spec.cascade is None else choose(rows, spec.cascade),
     )
     _refuse_bad_rows(output.rejections, spec, unit)
     return commit_unit(
@@ -196,7 +185,12 @@ def _commit(parcel: Parcel, spec: JobSpec) -> Receipt:
         unit,
         spec.fingerprints,
         output,
-        Attempt(id=uuid.uuid4().hex[:12], engine=parcel.engine, seconds=parcel.seconds),
+        Attempt(
+            id=uuid.uuid4().hex[:12],
+            engine=parcel.engine,
+            seconds=parcel.seconds,
+            reused_from=None if spec.reuse is None else spec.reuse.storage.display(),
+        ),
     )
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from shardrank.config import InputColumns, OutputColumns
 from shardrank.errors import ConfigError, InputError, ShardError
-from shardrank.schema import PAIR_FIELDS, ROW_FIELDS, is_list, is_text
+from shardrank.schema import ROW_FIELDS, is_list, is_text, pair_fields
 from shardrank.types import Layout, Shard
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def check_columns(
     layout: Layout,
     input_columns: InputColumns,
     output_columns: OutputColumns,
+    *,
+    pair_hash: bool = False,
 ) -> None:
     """Refuse what would cost every shard, or mix two columns of one name.
 
@@ -69,7 +71,7 @@ def check_columns(
             continue
         seen.add((id(footer.schema), keys))
         _check_partition(footer.schema, keys, footer.shard)
-        _check_collisions(footer.schema, keys, layout, input_columns, output_columns)
+        _check_collisions(footer.schema, keys, layout, input_columns, output_columns, pair_hash)
 
 
 def check_split_queries(
@@ -106,15 +108,16 @@ def _check_collisions(
     layout: Layout,
     columns: InputColumns,
     output_columns: OutputColumns,
+    pair_hash: bool,
 ) -> None:
     top = [*schema.names, *keys]
     if layout == "nested":
         struct = schema.field(columns.candidates).type.value_type
         inside = [field.name for field in struct] if pa.types.is_struct(struct) else []
-        taken = dict.fromkeys(PAIR_FIELDS, inside)
+        taken = dict.fromkeys(pair_fields(pair_hash), inside)
         taken |= dict.fromkeys(ROW_FIELDS, top)
     else:
-        taken = dict.fromkeys(PAIR_FIELDS, top)
+        taken = dict.fromkeys(pair_fields(pair_hash), top)
     for key, names in taken.items():
         name = getattr(output_columns, key)
         if name in names:

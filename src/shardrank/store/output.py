@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from shardrank.config import OutputColumns
-from shardrank.schema import PAIR_FIELDS, ROW_FIELDS
+from shardrank.schema import PAIR_HASH, ROW_FIELDS, pair_fields
+from shardrank.store.cascade import Choice
+from shardrank.store.pair_hash import HashArray, as_arrow
 from shardrank.store.unit_table import UnitTable
 from shardrank.store.validation import place
 from shardrank.types import (
@@ -60,6 +62,9 @@ def build_output(
     columns: OutputColumns,
     top_k: int | None,
     min_score: float | None,
+    reused: BoolArray | None = None,
+    pair_hashes: HashArray | None = None,
+    choice: Choice | None = None,
 ) -> Output:
     """Rank the pairs of a unit and build its output rows.
 
@@ -67,6 +72,8 @@ def build_output(
         rejected already. num_tokens: int32 [P]. truncated: bool [P].
     extra: rejections found after the reading; a rejected row takes its pairs with it.
     top_k: candidates kept of each list. min_score: the least score (not log-odds) that is kept.
+    reused: bool [P], for counting. pair_hashes: uint8 [P, 16], written where given.
+    choice: a cascade's: the others come behind, in their old order and without a score.
 
     Nested: rows in the order of the input, candidates best first, rejected and cut ones left out.
     Pairs: the rows that are left, in the order of the input; rank and position are null for a
@@ -74,15 +81,16 @@ def build_output(
     """
     rejections = _merge(unit_table, extra)
     row_ok, pair_ok = _accepted(unit_table, rejections)
+    passed_over = np.zeros(len(log_odds), np.bool_) if choice is None else ~choice.is_chosen
     not_finite = [
         unit_table.reject_pair(pair, "not_finite", f"the model gave {log_odds[pair]} as log-odds")
-        for pair in np.flatnonzero(pair_ok & ~np.isfinite(log_odds)).tolist()
+        for pair in np.flatnonzero(pair_ok & ~passed_over & ~np.isfinite(log_odds)).tolist()
     ]
     if not_finite:
         rejections = sorted([*rejections, *not_finite], key=place)
         row_ok, pair_ok = _accepted(unit_table, rejections)
-    ranking = _rank(unit_table, pair_ok, log_odds, top_k, min_score)
-    values = {
+    ranking = _rank(unit_table, pair_ok, log_odds, top_k, min_score, choice)
+    values: dict[str, Any] = {
         "log_odds": log_odds,
         "score": ranking.score,
         "rank": ranking.rank,
@@ -90,11 +98,13 @@ def build_output(
         "num_tokens": num_tokens,
         "truncated": truncated,
     }
+    if pair_hashes is not None:
+        values[PAIR_HASH] = pair_hashes
     if unit_table.layout == "nested":
-        table = _nested(unit_table, ranking, row_ok, pair_ok, values, columns)
+        table = _nested(unit_table, ranking, row_ok, pair_ok, values, passed_over, columns)
         rows_cut = 0
     else:
-        table = _pairs(unit_table, ranking, values, columns)
+        table = _pairs(unit_table, ranking, values, passed_over, columns)
         rows_cut = int(np.count_nonzero(ranking.cut))
     counts = Counts(
         rows_in=unit_table.num_rows,
@@ -106,6 +116,8 @@ def build_output(
         pairs_rejected=sum(rejection.num_pairs for rejection in rejections),
         pairs_cut=int(np.count_nonzero(ranking.cut)),
         pairs_truncated=int(np.count_nonzero(truncated & pair_ok)),
+        pairs_reused=0 if reused is None else int(np.count_nonzero(reused & pair_ok)),
+        pairs_passed_over=int(np.count_nonzero(passed_over & pair_ok)),
         tokens=int(np.sum(num_tokens, where=pair_ok)),
     )
     assert counts.balanced, f"unit {unit_table.unit.id} lost or doubled rows: {counts}"
@@ -155,11 +167,15 @@ def _rank(
     log_odds: Float32Array,
     top_k: int | None,
     min_score: float | None,
+    choice: Choice | None,
 ) -> _Ranking:
     kept = np.flatnonzero(pair_ok)
     lists = unit_table.list_index
-    keys = (unit_table.position[kept], -log_odds[kept], lists[kept])
-    order = kept[np.lexsort(keys)]
+    keys: tuple[Any, ...] = (-log_odds[kept],)
+    if choice is not None:
+        chosen = choice.is_chosen[kept]
+        keys = (np.where(chosen, -log_odds[kept], choice.old_order[kept]), ~chosen)
+    order = kept[np.lexsort((unit_table.position[kept], *keys, lists[kept]))]
     starts = np.searchsorted(lists[order], lists[order], side="left")
     rank = np.zeros(len(pair_ok), np.int32)
     rank[order] = np.arange(len(order)) - starts + 1
@@ -180,6 +196,7 @@ def _nested(
     row_ok: BoolArray,
     pair_ok: BoolArray,
     values: dict[str, Any],
+    passed_over: BoolArray,
     columns: OutputColumns,
 ) -> pa.Table:
     num_rows, rows = unit_table.num_rows, np.flatnonzero(row_ok)
@@ -188,8 +205,9 @@ def _nested(
     taken = pa.array(ranking.out)
     arrays = [field.take(taken) for field in candidates.fields()]
     fields = list(candidates.structs.type)
-    for key, data_type in PAIR_FIELDS.items():
-        arrays.append(pa.array(values[key][ranking.out], data_type))
+    for key, data_type in pair_fields(PAIR_HASH in values).items():
+        mask = passed_over[ranking.out] if key in _OF_A_SCORE else None
+        arrays.append(_column(values[key][ranking.out], data_type, mask))
         fields.append(pa.field(getattr(columns, key), data_type))
     structs = pa.StructArray.from_arrays(arrays, fields=fields)
     lengths = np.bincount(row_of_pair[ranking.out], minlength=num_rows)[rows]
@@ -212,16 +230,31 @@ def _nested(
 
 
 def _pairs(
-    unit_table: UnitTable, ranking: _Ranking, values: dict[str, Any], columns: OutputColumns
+    unit_table: UnitTable,
+    ranking: _Ranking,
+    values: dict[str, Any],
+    passed_over: BoolArray,
+    columns: OutputColumns,
 ) -> pa.Table:
     rows = np.sort(ranking.out)
     is_split = unit_table.list_split[unit_table.list_index[rows]]
     table = _take(unit_table.table, rows)
-    for key, data_type in PAIR_FIELDS.items():
+    for key, data_type in pair_fields(PAIR_HASH in values).items():
         mask = is_split if key in ("rank", "position") else None
-        column = pa.array(values[key][rows], data_type, mask=mask)
+        mask = passed_over[rows] if key in _OF_A_SCORE else mask
+        column = _column(values[key][rows], data_type, mask)
         table = table.append_column(getattr(columns, key), column)
     return table
+
+
+_OF_A_SCORE = ("log_odds", "score", "num_tokens", "truncated")
+"""What is null where a cascade gave no score."""
+
+
+def _column(values: Any, data_type: pa.DataType, mask: BoolArray | None) -> pa.Array:
+    if values.ndim == 2:
+        return as_arrow(values)
+    return pa.array(values, data_type, mask=mask)
 
 
 def _take(table: pa.Table, rows: Int64Array) -> pa.Table:

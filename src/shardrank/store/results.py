@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shardrank.errors import IncompleteError, InputError, OutputError
-from shardrank.schema import PAIR_FIELDS
+from shardrank.schema import PAIR_FIELDS, PAIR_HASH
 from shardrank.store.candidates import Candidates
 from shardrank.store.commits import SUCCESS_NAME, committed
 from shardrank.store.filesystem import Storage
@@ -44,6 +44,13 @@ class Ranked:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def scored(self) -> Ranked:
+        """Without the pairs that a cascade passed over, which have a rank but no log-odds."""
+        is_scored = self.pairs.column("log_odds").is_valid()
+        num_before = np.cumsum([0, *is_scored.to_numpy()])
+        pairs = self.pairs.filter(is_scored)
+        return Ranked(self.rows, pairs, num_before[self.offsets], self.num_unranked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +114,21 @@ class Results:
             return self._read_nested(number, row_columns, pair_fields)
         return self._read_pairs(number, row_columns, pair_fields)
 
+    def scored_pairs(self, number: int, fields: Sequence[str]) -> pa.Table:
+        """Some fields of a unit's pairs, in no particular order: those that have log-odds.
+
+        fields: by Ranked's names, log_odds among them. Raises as `read` does.
+        """
+        if self.plan.layout == "nested":
+            pairs = self._read_nested(number, [], fields).pairs
+        else:
+            wanted = [self.stored_name(name) for name in fields]
+            pairs = self._standard(self._read_table(number, wanted, {}))
+        return pairs.filter(pairs.column("log_odds").is_valid())
+
     def stored_name(self, field: str) -> str:
         """What a field of a pair is called in the files."""
-        if field in PAIR_FIELDS:
+        if field in (*PAIR_FIELDS, PAIR_HASH):
             return str(getattr(self.plan.output_columns, field))
         if field in ("doc_id", "text"):
             return str(getattr(self.plan.input_columns, field))
@@ -170,7 +189,8 @@ class Results:
 
     def _standard(self, pairs: pa.Table) -> pa.Table:
         """Our fields, doc_id and text under the names that they have in this program."""
-        ours = {self.stored_name(name): name for name in (*PAIR_FIELDS, "doc_id", "text")}
+        names = (*PAIR_FIELDS, PAIR_HASH, "doc_id", "text")
+        ours = {self.stored_name(name): name for name in names}
         return pairs.rename_columns([ours.get(name, name) for name in pairs.column_names])
 
     def _read_table(

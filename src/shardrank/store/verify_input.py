@@ -158,6 +158,12 @@ def raw_values(ids: pa.Array) -> list[Any]:
     return values
 
 
+def raw(column: Any) -> list[Any]:
+    """The same of an array or a chunked array."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    return [value for chunk in chunks for value in raw_values(chunk)]
+
+
 def flat(column: pa.ChunkedArray) -> tuple[Any, Any]:
     """Lists end to end: the number of items of each row, int64 [R], and the items [P]."""
     items = [chunk.flatten() for chunk in column.chunks]

@@ -13,7 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from shardrank.store.plan import MIN_SCORE, TOP_K, Plan
+from shardrank.store.verify_cascade import expected_of
+from shardrank.store.verify_hash import check_hashes
 from shardrank.store.verify_input import flat, raw_values
+from shardrank.store.verify_scores import check_cuts, check_scores
 from shardrank.store.verify_values import bare, numbered, same
 from shardrank.types import Counts, Unit
 
@@ -82,13 +85,15 @@ def _check_nested(plan: Plan, files: UnitFiles, report: Report) -> Counts:
         else:
             report(f"field {key[0]!r} of the candidates is missing")
     ends = np.repeat(np.arange(len(kept)), out_sizes)
-    _check_scores(plan, out_fields, ends, place, report)
+    expected = expected_of(plan, _fields(items), pairs)
+    check_scores(plan, out_fields, ends, place, expected, report)
+    check_hashes(plan, after, out_fields, ends, report)
     ranks = out_fields[ours.rank].to_numpy(zero_copy_only=False)
     if not np.array_equal(
         ranks, np.arange(len(ends)) - (np.cumsum(out_sizes) - out_sizes)[ends] + 1
     ):
         report(f"{ours.rank} does not count from 1 in the order of the list")
-    _check_cuts(plan, out_sizes, cut, report)
+    check_cuts(plan, out_sizes, cut, report)
     _check_usable(before.column(columns.query).is_null().to_numpy()[kept], "query", report)
     is_null = out_fields[columns.text].is_null().to_numpy(zero_copy_only=False)
     _check_usable(is_null, "text", report)
@@ -134,20 +139,23 @@ def _check_pairs(plan: Plan, files: UnitFiles, report: Report) -> Counts:
     if len(rows) != len(after) or np.any(np.diff(rows) <= 0) or not set(rows) <= set(kept):
         report(f"{len(after)} rows are there, and they are not the {len(kept)} that were accepted")
         return counts
-    _check_columns(before, after, [getattr(ours, name) for name in _PAIR_KEYS], report)
+    has_hash = [ours.pair_hash] if plan.output_fields.get("output.pair_hash") else []
+    ours_here = [getattr(ours, name) for name in _PAIR_KEYS]
+    _check_columns(before, after, [*ours_here, *has_hash], report)
     _check_columns_same(before, after, rows, None, report)
     split = np.array([ids[row] in files.split_ids for row in rows], np.bool_)
-    expected = [None if s else int(r - first[run[r]]) for s, r in zip(split, rows, strict=True)]
-    if place != expected:
+    wanted = [None if s else int(r - first[run[r]]) for s, r in zip(split, rows, strict=True)]
+    if place != wanted:
         report(f"{ours.position} is not the place among the query's rows")
     ranks = after.column(ours.rank).to_pylist()
     if any((rank is None) != bool(s) for rank, s in zip(ranks, split, strict=True)):
         report(f"{ours.rank} is not null exactly where a query's rows are not contiguous")
         return counts
-    fields = {
-        name: after.column(name).combine_chunks()
-        for name in (getattr(ours, key) for key in _PAIR_KEYS)
-    }
+    fields = {name: after.column(name).combine_chunks() for name in (*ours_here, *has_hash)}
+    hashed = {**fields, columns.text: after.column(columns.text)}
+    check_hashes(plan, after, hashed, np.arange(len(after)), report)
+    named = dict(zip(reversed(before.column_names), reversed(before.columns), strict=True))
+    expected = expected_of(plan, named, rows)
     ranked = np.flatnonzero(~split)
     keys = np.array([ranks[i] for i in ranked], np.int64)
     order = ranked[np.lexsort((keys, run[rows[ranked]]))]
@@ -156,12 +164,15 @@ def _check_pairs(plan: Plan, files: UnitFiles, report: Report) -> Counts:
     if not np.array_equal([ranks[i] for i in order], np.arange(len(order)) - where + 1):
         report(f"{ours.rank} does not count from 1 within each query")
     best_first = {name: values.take(pa.array(order)) for name, values in fields.items()}
-    _check_scores(plan, best_first, runs, rows[order], report)
-    rest = {name: values.take(pa.array(np.flatnonzero(split))) for name, values in fields.items()}
-    _check_scores(plan, rest, np.arange(len(rest[ours.score])), np.flatnonzero(split), report)
+    ordered = None if expected is None else expected.take(order)
+    check_scores(plan, best_first, runs, rows[order], ordered, report)
+    apart = np.flatnonzero(split)
+    rest = {name: values.take(pa.array(apart)) for name, values in fields.items()}
+    alone = None if expected is None else expected.take(apart)
+    check_scores(plan, rest, np.arange(len(apart)), apart, alone, report)
     num_runs = len(first)
     out_sizes = np.bincount(run[rows], minlength=num_runs)
-    _check_cuts(plan, out_sizes, np.bincount(run[kept], minlength=num_runs) - out_sizes, report)
+    check_cuts(plan, out_sizes, np.bincount(run[kept], minlength=num_runs) - out_sizes, report)
     for name in ("query", "text"):
         is_null = after.column(getattr(columns, name)).is_null().to_numpy()
         _check_usable(is_null, name, report)
@@ -232,37 +243,6 @@ def _check_same(before: Any, places: Any, after: Any, name: str, report: Report)
         report(f"{name!r} is not what went in")
 
 
-def _check_scores(
-    plan: Plan, fields: dict[str, Any], lists: Any, place: Any, report: Report
-) -> None:
-    """Pairs best first: scores finite, in order, ties by place, and score = sigmoid(log_odds)."""
-    ours = plan.output_columns
-    log_odds = fields[ours.log_odds].to_numpy(zero_copy_only=False).astype(np.float64)
-    score = fields[ours.score].to_numpy(zero_copy_only=False)
-    if not np.all(np.isfinite(log_odds)):
-        report(f"a {ours.log_odds} is null or not finite")
-        return
-    if not np.allclose(score, 0.5 * (1.0 + np.tanh(0.5 * log_odds)), rtol=1e-9, atol=1e-15):
-        report(f"a {ours.score} is not the sigmoid of its {ours.log_odds}")
-    same_list = lists[1:] == lists[:-1]
-    step = np.diff(log_odds)
-    if np.any(same_list & ((step > 0) | ((step == 0) & (np.diff(place) < 0)))):
-        report(f"a list is not ordered by {ours.log_odds}, ties in the input's order")
-    min_score = plan.output_fields.get(MIN_SCORE)
-    if min_score is not None and np.any(score < min_score):
-        report(f"a {ours.score} is less than min_score = {min_score}")
-
-
-def _check_cuts(plan: Plan, out_sizes: Any, cut: Any, report: Report) -> None:
-    top_k, min_score = plan.output_fields.get(TOP_K), plan.output_fields.get(MIN_SCORE)
-    if np.any(cut < 0):
-        report("fewer than no candidates were cut")
-    if top_k is not None and np.any(out_sizes > top_k):
-        report(f"a list is longer than top_k = {top_k}")
-    if min_score is None and np.any((cut > 0) & (out_sizes != (-1 if top_k is None else top_k))):
-        report("candidates were cut that neither top_k nor min_score asked for")
-
-
 def _check_usable(is_null: Any, name: str, report: Report) -> None:
     if np.any(is_null):
         report(f"a {name} that is null was scored")
@@ -273,8 +253,8 @@ def _cuts(plan: Plan) -> bool:
 
 
 def _fields(structs: Any) -> dict[str, Any]:
-    """The fields of an array of structs by name."""
-    return {name: values for (name, _), values in _numbered_fields(structs).items()}
+    """The fields of an array of structs by name; of fields of one name the first."""
+    return {name: values for (name, n), values in _numbered_fields(structs).items() if n == 0}
 
 
 def _numbered_fields(structs: Any) -> dict[tuple[str, int], Any]:

@@ -42,11 +42,13 @@ class Attempt:
     id: unlike that of every other try, also of the same unit.
     engine: onnxruntime's version, the execution provider, the instruction set.
     seconds: by step (`read`, `score`).
+    reused_from: the earlier output that scores could be taken from, for people; None for none.
     """
 
     id: str
     engine: Mapping[str, str]
     seconds: Mapping[str, float]
+    reused_from: str | None = None
 
 
 def commit_unit(
@@ -68,6 +70,7 @@ def commit_unit(
         "counts": output.counts.as_dict(),
         "seconds": {name: round(value, 6) for name, value in attempt.seconds.items()},
         "engine": dict(attempt.engine),
+        "reused_from": attempt.reused_from,
         "rejected": _write_rejected(storage, unit, attempt.id, output.rejections),
     }
     try:
