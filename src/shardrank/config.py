@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from shardrank.config_values import HOLDS_CREDENTIALS, Location, Name, Text
+from shardrank.config_values import HOLDS_CREDENTIALS, Amounts, Location, Name, Text
 from shardrank.errors import ConfigError
 from shardrank.types import Layout
 
@@ -139,13 +139,19 @@ class UnitsConfig(_Section):
 
 
 class ClusterConfig(_Section):
-    """The Ray cluster: None for the one that this runs in as a Ray job, else this machine alone."""
+    """The Ray cluster: None for the one that this runs in as a Ray job, else this machine alone.
+
+    actor_resources, task_resources: custom resources that scorers, and the tasks that read and
+    write, ask for beside CPUs and GPUs, so that each keeps to its own kind of node.
+    """
 
     address: str | None = None
     min_actors: Annotated[int, Field(ge=1)] = 1
     max_actors: Annotated[int, Field(ge=1)] | None = None
     cpus_per_actor: Annotated[float, Field(gt=0.0)] | None = None
     gpus_per_actor: Annotated[float, Field(ge=0.0)] = 0.0
+    actor_resources: Amounts = {}
+    task_resources: Amounts = {}
     no_progress_seconds: Annotated[int, Field(ge=1)] = 1800
 
     @model_validator(mode="after")

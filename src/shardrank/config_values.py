@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+import tomllib
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PlainValidator
 
 HOLDS_CREDENTIALS = (
     "holds credentials; give them to the storage library instead (environment, profile or "
@@ -31,6 +32,23 @@ def _refuse_broken_text(text: str) -> str:
     return text
 
 
+def _amounts(value: Any) -> dict[str, float]:
+    """Positive numbers by name; on the command line a TOML table."""
+    if isinstance(value, str):
+        try:
+            value = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = None
+    if not isinstance(value, dict) or not all(
+        name and type(amount) in (int, float) and 0 < amount < float("inf")
+        for name, amount in value.items()
+    ):
+        raise ValueError("give a table of positive numbers, such as {scorer = 1.0}")
+    return {name: float(amount) for name, amount in value.items()}
+
+
 Location = Annotated[str, Field(min_length=1), AfterValidator(_refuse_credentials)]
 Name = Annotated[str, Field(min_length=1)]
 Text = Annotated[str, AfterValidator(_refuse_broken_text)]
+Amounts = Annotated[dict[str, float], PlainValidator(_amounts)]
+"""Amounts of custom Ray resources, by name."""

@@ -19,6 +19,7 @@ from shardrank.store.columns import check_columns, check_split_queries
 from shardrank.store.filesystem import Storage
 from shardrank.store.footers import Footer, read_footers
 from shardrank.store.plan import (
+    Fingerprints,
     Plan,
     load_plan,
     new_plan,
@@ -43,27 +44,40 @@ class Job:
 
     def spec(self, threads: int) -> JobSpec:
         """What a worker is told."""
-        config = self.config
-        return JobSpec(
-            input=self.input,
-            output=self.output,
-            layout=config.input.layout,
-            input_columns=config.input.columns,
-            output_columns=config.output.columns,
-            top_k=config.output.top_k,
-            min_score=config.output.min_score,
-            max_bytes=config.errors.max_bytes,
-            fail_on_bad_row=config.errors.on_bad_row == "fail",
-            fingerprints=self.plan.fingerprints,
-            model_path=model_location(config.model.path),
-            model_files=tuple(sorted(self.model.files.items())),
-            cache_folder=config.model.cache_folder,
-            prompting=Prompting.of(config, self.model),
-            device=config.device,
-            threads=threads,
-            max_batch_tokens=config.scoring.max_batch_tokens,
-            reuse_prefix=config.scoring.reuse_prefix,
+        return job_spec(
+            self.config, self.model, self.input, self.output, self.plan.fingerprints, threads
         )
+
+
+def job_spec(
+    config: Config,
+    model: PreparedModel,
+    source: Storage,
+    output: Storage,
+    fingerprints: Fingerprints,
+    threads: int,
+) -> JobSpec:
+    """What a worker of this job is told. threads: that an actor computes with."""
+    return JobSpec(
+        input=source,
+        output=output,
+        layout=config.input.layout,
+        input_columns=config.input.columns,
+        output_columns=config.output.columns,
+        top_k=config.output.top_k,
+        min_score=config.output.min_score,
+        max_bytes=config.errors.max_bytes,
+        fail_on_bad_row=config.errors.on_bad_row == "fail",
+        fingerprints=fingerprints,
+        model_path=model_location(config.model.path),
+        model_files=tuple(sorted(model.files.items())),
+        cache_folder=config.model.cache_folder,
+        prompting=Prompting.of(config, model),
+        device=config.device,
+        threads=threads,
+        max_batch_tokens=config.scoring.max_batch_tokens,
+        reuse_prefix=config.scoring.reuse_prefix,
+    )
 
 
 def open_job(config: Config) -> Job:
