@@ -125,9 +125,12 @@ def rerank(**options: Any) -> None:
     from shardrank.job.stopping import stops_on_sigterm
 
     with stops_on_sigterm():
+        from shardrank.job.logs import logging_as
         from shardrank.job.rerank import rerank as run
 
-        run(_config(**options), progress=sys.stderr, echo=click.echo)
+        config = _config(**options)
+        with logging_as(config.logging.format):
+            run(config, progress=sys.stderr, echo=click.echo)
 
 
 @main.command()

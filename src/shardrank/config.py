@@ -7,7 +7,6 @@ read from environment variables; credentials belong to the storage libraries.
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -21,7 +20,15 @@ from pydantic import (
     model_validator,
 )
 
-from shardrank.config_values import HOLDS_CREDENTIALS, Amounts, Location, Name, Text
+from shardrank.config_values import (
+    HOLDS_CREDENTIALS,
+    Amounts,
+    Location,
+    Name,
+    Text,
+    keys_of,
+    read_toml,
+)
 from shardrank.errors import ConfigError
 from shardrank.types import Layout
 
@@ -169,6 +176,12 @@ class LeaseConfig(_Section):
     seconds: Annotated[float, Field(ge=0.5)] = 30.0
 
 
+class LoggingConfig(_Section):
+    """What a job says: lines for people, or JSON lines with job, unit and worker."""
+
+    format: Literal["text", "json"] = "text"
+
+
 class Config(_Section):
     """Everything that a job is told."""
 
@@ -181,6 +194,7 @@ class Config(_Section):
     units: UnitsConfig = UnitsConfig()
     cluster: ClusterConfig = ClusterConfig()
     lease: LeaseConfig = LeaseConfig()
+    logging: LoggingConfig = LoggingConfig()
 
     @model_validator(mode="after")
     def _layouts_agree(self) -> Config:
@@ -209,7 +223,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
 
     Raises ConfigError, naming the key, for anything that the tree does not know or accept.
     """
-    tree = _read_toml(Path(path)) if path is not None else {}
+    tree = read_toml(Path(path)) if path is not None else {}
     for override in overrides:
         _apply(tree, override)
     return parse_config(tree)
@@ -226,16 +240,7 @@ def parse_config(tree: Mapping[str, Any]) -> Config:
 
 def known_keys() -> list[str]:
     """All keys as `section.key`, in the order of the tree."""
-    return _keys(Config, "")
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    return keys_of(Config, "")
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -300,16 +305,6 @@ def _unknown(key: str) -> str:
     near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"unknown configuration key {key}{hint}"
-
-
-def _keys(model: type[BaseModel], prefix: str) -> list[str]:
-    found: list[str] = []
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found += _keys(field.annotation, f"{prefix}{name}.")
-        else:
-            found.append(f"{prefix}{name}")
-    return found
 
 
 def _message(fault: Any) -> str:

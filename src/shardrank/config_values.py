@@ -1,12 +1,15 @@
-"""Values of settings that need more than a type: places without secrets, names, sound text."""
+"""Values of settings that need more than a type, and the file and the names that they come by."""
 
 from __future__ import annotations
 
 import re
 import tomllib
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, Field, PlainValidator
+
+from shardrank.errors import ConfigError
 
 HOLDS_CREDENTIALS = (
     "holds credentials; give them to the storage library instead (environment, profile or "
@@ -52,3 +55,24 @@ Name = Annotated[str, Field(min_length=1)]
 Text = Annotated[str, AfterValidator(_refuse_broken_text)]
 Amounts = Annotated[dict[str, float], PlainValidator(_amounts)]
 """Amounts of custom Ray resources, by name."""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A configuration file as it is written. Raises ConfigError."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def keys_of(model: type[BaseModel], prefix: str) -> list[str]:
+    """The names of all settings below a section, `section.key`, in their order."""
+    found: list[str] = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += keys_of(field.annotation, f"{prefix}{name}.")
+        else:
+            found.append(f"{prefix}{name}")
+    return found

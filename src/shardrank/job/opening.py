@@ -12,6 +12,7 @@ from shardrank.engine.prompt import PromptBuilder
 from shardrank.engine.tokenizer import Tokenizer
 from shardrank.errors import ConfigError
 from shardrank.job.fingerprints import output_fields, score_fields
+from shardrank.job.holding import ray_job_id
 from shardrank.job.model_folder import local_folder, model_location
 from shardrank.job.prompting import Prompting
 from shardrank.job.spec import JobSpec
@@ -77,7 +78,14 @@ def job_spec(
         threads=threads,
         max_batch_tokens=config.scoring.max_batch_tokens,
         reuse_prefix=config.scoring.reuse_prefix,
+        job=job_name(fingerprints),
+        log_format=config.logging.format,
     )
+
+
+def job_name(fingerprints: Fingerprints) -> str:
+    """What an execution is called in logs: its Ray job's id, else a part of its fingerprint."""
+    return ray_job_id() or fingerprints.output[:12]
 
 
 def open_job(config: Config) -> Job:

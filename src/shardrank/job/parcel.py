@@ -66,6 +66,7 @@ class Parcel:
     token_ids, offsets, num_shared, truncated: the prompts (see types.Prompts); token_ids are
         dropped once they are scored.
     log_odds: float32 [num_prompts], empty before scoring.
+    ready_at: when it could be scored, in Unix time. scorer: the process that scored it.
     rejections: found while tokenizing; the reader's own are in `rows`.
     """
 
@@ -82,6 +83,8 @@ class Parcel:
     fault: Fault | None = None
     engine: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    ready_at: float = 0.0
+    scorer: str = ""
 
     def to_table(self) -> pa.Table:
         """One row: a JSON header and a cell of bytes for each body."""
@@ -92,6 +95,8 @@ class Parcel:
             "fault": asdict(self.fault) if self.fault else None,
             "engine": self.engine,
             "seconds": self.seconds,
+            "ready_at": self.ready_at,
+            "scorer": self.scorer,
         }
         columns: dict[str, Any] = {"header": pa.array([json.dumps(header)], pa.string())}
         columns["rows"] = _cell(pa.py_buffer(self.rows))
@@ -115,6 +120,8 @@ class Parcel:
             fault=Fault(**header["fault"]) if header["fault"] else None,
             engine=header["engine"],
             seconds=header["seconds"],
+            ready_at=header["ready_at"],
+            scorer=header["scorer"],
             **arrays,
         )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TextIO
 
 import ray
@@ -14,7 +16,9 @@ from shardrank.errors import IncompleteError, OutputBusyError
 from shardrank.job.cluster import connected, require_devices
 from shardrank.job.holding import Hold, holding
 from shardrank.job.limits import require_few_rejected
-from shardrank.job.opening import Job, open_job
+from shardrank.job.metrics import Meters
+from shardrank.job.observers import DriverMeters, ReceiptLog
+from shardrank.job.opening import Job, job_name, open_job
 from shardrank.job.passes import run_pending
 from shardrank.job.progress import duration
 from shardrank.job.report import write_report
@@ -23,6 +27,8 @@ from shardrank.job.watch import Watch
 from shardrank.store.commits import committed
 from shardrank.store.writer import read_footers_of, read_tombstones, write_success
 from shardrank.types import Counts
+
+logger = logging.getLogger(__name__)
 
 Echo = Callable[[str], Any]
 
@@ -59,6 +65,8 @@ def rerank(
     started = time.monotonic()
     job = open_job(config)
     say = echo or (lambda line: None)
+    if config.logging.format == "json":
+        say = partial(_log, job_name(job.plan.fingerprints))
     for warning in job.warnings:
         say(f"warning: {warning}")
     if len(committed(job.output, job.plan).done) == len(job.plan.units):
@@ -71,6 +79,10 @@ def rerank(
     return result
 
 
+def _log(job: str, line: str) -> None:
+    logger.info("%s", line.strip(), extra={"job": job})
+
+
 def _execute(
     job: Job,
     config: Config,
@@ -81,7 +93,7 @@ def _execute(
 ) -> JobResult:
     """Do what is pending, and report how it went. hold: None where nothing is left to do."""
     before = committed(job.output, job.plan).done
-    watch = Watch(job.plan, before, progress)
+    watch = _watch(job, config, before, progress)
     error: BaseException | None = None
     try:
         if hold is not None and len(before) < len(job.plan.units):
@@ -90,6 +102,7 @@ def _execute(
                 require_devices(config, ray.nodes(), is_own=is_own)
                 if not is_own:
                     say(f"on the running Ray cluster {ray.get_runtime_context().gcs_address}")
+                watch.begin()
                 run_pending(job, watch, hold)
         return _finish(job, config, watch, time.monotonic() - started)
     except BaseException as caught:
@@ -99,6 +112,14 @@ def _execute(
         # The report is the holder's own: who was superseded must not write over it.
         if not isinstance(error, OutputBusyError):
             write_report(job, watch, time.monotonic() - started, error)
+
+
+def _watch(job: Job, config: Config, done: Collection[int], progress: TextIO | None) -> Watch:
+    meters = DriverMeters(Meters.of(job.output), job.plan, done)
+    if config.logging.format == "text":
+        return Watch(job.plan, done, progress, observers=[meters])
+    log = ReceiptLog(job_name(job.plan.fingerprints))
+    return Watch(job.plan, done, None, tell=log.tell, observers=[meters, log])
 
 
 def _finish(job: Job, config: Config, watch: Watch, seconds: float) -> JobResult:

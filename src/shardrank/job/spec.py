@@ -19,6 +19,7 @@ class JobSpec:
     model_path: each node fetches its own copy where it is a URL.
     model_files: (name, sha256) of the files that the plan is bound to; any other are refused.
     prompting: resolved, the model's own where the job set none.
+    job: what its log lines are known by. log_format: of them.
     """
 
     input: Storage
@@ -39,3 +40,5 @@ class JobSpec:
     threads: int
     max_batch_tokens: int | None
     reuse_prefix: bool
+    job: str = ""
+    log_format: Literal["text", "json"] = "text"
