@@ -30,6 +30,7 @@ class Shape:
     """How many actors score, and with what.
 
     num_cpus, num_gpus, resources: what each asks Ray for; threads: what each computes with.
+    task_resources: what a task that reads or writes asks for beside SMALL_TASK_CPUS.
     """
 
     min_actors: int
@@ -38,6 +39,7 @@ class Shape:
     num_gpus: float
     threads: int
     resources: tuple[tuple[str, float], ...] = ()
+    task_resources: tuple[tuple[str, float], ...] = ()
 
 
 @contextmanager
@@ -115,6 +117,7 @@ def shape_of(config: Config, nodes: list[dict[str, Any]], num_units: int) -> Sha
         num_gpus=gpus,
         threads=config.scoring.threads or max(1, cores // actors_per_node),
         resources=tuple(sorted(custom.items())),
+        task_resources=tuple(sorted(cluster.task_resources.items())),
     )
 
 

@@ -41,9 +41,10 @@ def run_units(
     rows = [order.to_row() for order in orders]
     with _data_context(no_progress_seconds):
         one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+        small = {**one_row, "resources": dict(shape.task_resources)}
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
         dataset = dataset.map_batches(
-            partial(worker.read, spec=spec), num_cpus=SMALL_TASK_CPUS, **one_row
+            partial(worker.read, spec=spec), num_cpus=SMALL_TASK_CPUS, **small
         )
         dataset = dataset.map_batches(
             worker.Scorer,
@@ -55,12 +56,13 @@ def run_units(
             ),
             num_cpus=shape.num_cpus,
             num_gpus=shape.num_gpus or None,
+            resources=dict(shape.resources),
             max_restarts=-1,
             max_task_retries=TRIES_PER_UNIT,
             **one_row,
         )
         dataset = dataset.map_batches(
-            partial(worker.write, spec=spec), num_cpus=SMALL_TASK_CPUS, **one_row
+            partial(worker.write, spec=spec), num_cpus=SMALL_TASK_CPUS, **small
         )
         for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
             yield Receipt.from_dict(json.loads(batch["receipt"][0].as_py()))
