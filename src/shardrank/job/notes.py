@@ -6,6 +6,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
+
+import ray
 
 from shardrank.job.logs import set_up_worker, worker_name
 from shardrank.job.metered import MeteredSession
@@ -62,6 +65,12 @@ class ScorerNotes:
         _note_stage(self._spec, parcel, "score", seconds)
 
 
+@cache
+def _node_id() -> str | None:
+    """Ray's name for this machine, or pod; None outside of a cluster."""
+    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else None
+
+
 def _note_stage(spec: JobSpec, parcel: Parcel, stage: str, seconds: float) -> None:
     meters = Meters.of(spec.output)
     meters.count("shardrank_stage_seconds", seconds, stage=stage)
@@ -74,6 +83,7 @@ def _note_stage(spec: JobSpec, parcel: Parcel, stage: str, seconds: float) -> No
             "job": spec.job,
             "unit": parcel.unit.id,
             "worker": worker_name(),
+            "node": _node_id(),
             "shard": parcel.unit.shard.path,
             "pairs": len(parcel.pairs),
             "seconds": round(seconds, 3),
