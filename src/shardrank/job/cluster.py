@@ -90,7 +90,8 @@ def shape_of(config: Config, nodes: list[dict[str, Any]], num_units: int) -> Sha
 
     By default one actor a node (CPU) or a GPU (CUDA), and never more actors than units. On a CPU
     node the actor computes on every core but asks for one less, which leaves room for the tasks
-    that read and write.
+    that read and write. Where no node is there yet that could hold an actor, it computes on what it
+    asks for.
     """
     alive = [node["Resources"] for node in nodes if node.get("Alive", True)]
     cluster, gpus = config.cluster, config.cluster.gpus_per_actor
@@ -101,7 +102,8 @@ def shape_of(config: Config, nodes: list[dict[str, Any]], num_units: int) -> Sha
         fitting = sum(min(_times(node, {"GPU": gpus}), _times(node, custom)) for node in resources)
         cores = max((int(node.get("CPU", 1)) for node in resources), default=1)
     else:
-        cores = int(min((node["CPU"] for node in resources if node.get("CPU")), default=1))
+        unknown = math.ceil(cluster.cpus_per_actor or 1)
+        cores = int(min((node["CPU"] for node in resources if node.get("CPU")), default=unknown))
         num_cpus = cluster.cpus_per_actor or (float(cores - 1) if cores > 1 else 0.5)
         fitting = sum(
             min(_actors_on(node.get("CPU", 0.0), num_cpus), _times(node, custom))
@@ -118,6 +120,23 @@ def shape_of(config: Config, nodes: list[dict[str, Any]], num_units: int) -> Sha
         threads=config.scoring.threads or max(1, cores // actors_per_node),
         resources=tuple(sorted(custom.items())),
         task_resources=tuple(sorted(cluster.task_resources.items())),
+    )
+
+
+def pool_warning(config: Config, nodes: list[dict[str, Any]]) -> str | None:
+    """What to say of a cluster that holds no actor now, where nothing says how far to grow."""
+    cluster = config.cluster
+    if cluster.max_actors is not None:
+        return None
+    wanted = {**cluster.actor_resources}
+    if cluster.gpus_per_actor:
+        wanted["GPU"] = cluster.gpus_per_actor
+    alive = [node["Resources"] for node in nodes if node.get("Alive", True)]
+    if any(_times(node, wanted) > 0 and (wanted or node.get("CPU")) for node in alive):
+        return None
+    return (
+        "no node of the cluster can hold an actor now, and cluster.max_actors is not set: the pool "
+        f"will not grow beyond {cluster.min_actors}, however many nodes come"
     )
 
 

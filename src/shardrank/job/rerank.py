@@ -13,7 +13,7 @@ import ray
 
 from shardrank.config import Config
 from shardrank.errors import IncompleteError, OutputBusyError
-from shardrank.job.cluster import connected, require_devices
+from shardrank.job.cluster import connected, pool_warning, require_devices
 from shardrank.job.holding import Hold, holding
 from shardrank.job.limits import require_few_rejected
 from shardrank.job.metrics import Meters
@@ -102,6 +102,8 @@ def _execute(
                 require_devices(config, ray.nodes(), is_own=is_own)
                 if not is_own:
                     say(f"on the running Ray cluster {ray.get_runtime_context().gcs_address}")
+                    if warning := pool_warning(config, ray.nodes()):
+                        say(f"warning: {warning}")
                 watch.begin()
                 run_pending(job, watch, hold)
         return _finish(job, config, watch, time.monotonic() - started)
