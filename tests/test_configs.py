@@ -124,6 +124,17 @@ def test_every_key_can_be_set_from_the_command_line() -> None:
         assert "unknown configuration key" not in str(error.value)
 
 
+def test_custom_resources_are_a_table_of_amounts() -> None:
+    found = load_config(None, [*FLAGS, "cluster.actor_resources={scorer = 1}"])
+    assert found.cluster.actor_resources == {"scorer": 1.0}
+
+
+@pytest.mark.parametrize("text", ["5", "{a = -1}", "{a = true}", "{a = inf}", "{a", "scorer"])
+def test_resources_that_are_no_amounts_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="cluster.task_resources .* table of positive numbers"):
+        load_config(None, [*FLAGS, f"cluster.task_resources={text}"])
+
+
 def test_the_reference_lists_every_key_with_its_default() -> None:
     text = (CONFIGS[0].parent / "reference.toml").read_text()
     uncommented = re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE)
@@ -137,5 +148,6 @@ def flattened(tree: dict[str, object], prefix: str = "") -> list[str]:
     keys: list[str] = []
     for name, value in tree.items():
         path = f"{prefix}{name}"
-        keys += flattened(value, f"{path}.") if isinstance(value, dict) else [path]
+        is_section = isinstance(value, dict) and path not in known_keys()
+        keys += flattened(value, f"{path}.") if is_section else [path]
     return keys

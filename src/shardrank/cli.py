@@ -35,6 +35,8 @@ _EXTRAS = {
 }
 """Which extra of the package brings a module that a command may lack."""
 
+_ABOVE_ZERO = click.FloatRange(min=0.0, min_open=True)
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -126,19 +128,39 @@ def rerank(**options: Any) -> None:
     from shardrank.job.stopping import stops_on_sigterm
 
     with stops_on_sigterm():
+        from shardrank.job.logs import logging_as
         from shardrank.job.rerank import rerank as run
 
-        run(_config(**options), progress=sys.stderr, echo=click.echo)
+        config = _config(**options)
+        with logging_as(config.logging.format):
+            run(config, progress=sys.stderr, echo=click.echo)
 
 
 @main.command()
 @_job_options
+@click.option("--actors", type=click.IntRange(1), help="How many [default: as the job now].")
+@click.option("--pairs-per-second", type=_ABOVE_ZERO, help="Of an actor, instead of measuring.")
+@click.option("--tokens-per-second", type=_ABOVE_ZERO, help="Of an actor, instead of measuring.")
+@click.option("--price-per-hour", type=_ABOVE_ZERO, help="Of what an actor runs on.")
+@click.option("--seconds", type=_ABOVE_ZERO, default=10.0, show_default=True, help="To measure.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def plan(as_json: bool, **options: Any) -> None:
-    """Say what a job would do: units, pairs, tokens (from a sample). Writes nothing."""
-    from shardrank.job.estimate import estimate, render_estimate
+def plan(
+    actors: int | None,
+    pairs_per_second: float | None,
+    tokens_per_second: float | None,
+    price_per_hour: float | None,
+    seconds: float,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Say what a job would do and take: units, tokens, hours, cost. Writes nothing."""
+    from shardrank.job.estimate import PlanOptions, estimate
+    from shardrank.job.estimate_text import render_estimate
 
-    found = estimate(_config(**options))
+    if pairs_per_second is not None and tokens_per_second is not None:
+        raise click.UsageError("give either --pairs-per-second or --tokens-per-second, not both")
+    told = PlanOptions(actors, pairs_per_second, tokens_per_second, price_per_hour, seconds)
+    found = estimate(_config(**options), told)
     click.echo(_json(found.as_dict()) if as_json else render_estimate(found))
 
 

@@ -7,7 +7,6 @@ read from environment variables; credentials belong to the storage libraries.
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -17,7 +16,15 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_valid
 from shardrank.config_output import CascadeConfig as CascadeConfig
 from shardrank.config_output import OutputColumns as OutputColumns
 from shardrank.config_output import OutputConfig as OutputConfig
-from shardrank.config_values import HOLDS_CREDENTIALS, Location, Name, Text
+from shardrank.config_values import (
+    HOLDS_CREDENTIALS,
+    Amounts,
+    Location,
+    Name,
+    Text,
+    keys_of,
+    read_toml,
+)
 from shardrank.config_values import Section as _Section
 from shardrank.errors import ConfigError
 from shardrank.types import Layout
@@ -106,13 +113,19 @@ class UnitsConfig(_Section):
 
 
 class ClusterConfig(_Section):
-    """The Ray cluster: None for the one that this runs in as a Ray job, else this machine alone."""
+    """The Ray cluster: None for the one that this runs in as a Ray job, else this machine alone.
+
+    actor_resources, task_resources: custom resources that scorers, and the tasks that read and
+    write, ask for beside CPUs and GPUs, so that each keeps to its own kind of node.
+    """
 
     address: str | None = None
     min_actors: Annotated[int, Field(ge=1)] = 1
     max_actors: Annotated[int, Field(ge=1)] | None = None
     cpus_per_actor: Annotated[float, Field(gt=0.0)] | None = None
     gpus_per_actor: Annotated[float, Field(ge=0.0)] = 0.0
+    actor_resources: Amounts = Field(default_factory=dict)
+    task_resources: Amounts = Field(default_factory=dict)
     no_progress_seconds: Annotated[int, Field(ge=1)] = 1800
 
     @model_validator(mode="after")
@@ -130,6 +143,12 @@ class LeaseConfig(_Section):
     seconds: Annotated[float, Field(ge=0.5)] = 30.0
 
 
+class LoggingConfig(_Section):
+    """What a job says: lines for people, or JSON lines with job, unit and worker."""
+
+    format: Literal["text", "json"] = "text"
+
+
 class Config(_Section):
     """Everything that a job is told."""
 
@@ -143,6 +162,7 @@ class Config(_Section):
     units: UnitsConfig = UnitsConfig()
     cluster: ClusterConfig = ClusterConfig()
     lease: LeaseConfig = LeaseConfig()
+    logging: LoggingConfig = LoggingConfig()
 
     @model_validator(mode="after")
     def _layouts_agree(self) -> Config:
@@ -182,7 +202,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
 
     Raises ConfigError, naming the key, for anything that the tree does not know or accept.
     """
-    tree = _read_toml(Path(path)) if path is not None else {}
+    tree = read_toml(Path(path)) if path is not None else {}
     for override in overrides:
         _apply(tree, override)
     return parse_config(tree)
@@ -199,16 +219,7 @@ def parse_config(tree: Mapping[str, Any]) -> Config:
 
 def known_keys() -> list[str]:
     """All keys as `section.key`, in the order of the tree."""
-    return _keys(Config, "")
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    return keys_of(Config, "")
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -273,16 +284,6 @@ def _unknown(key: str) -> str:
     near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"unknown configuration key {key}{hint}"
-
-
-def _keys(model: type[BaseModel], prefix: str) -> list[str]:
-    found: list[str] = []
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found += _keys(field.annotation, f"{prefix}{name}.")
-        else:
-            found.append(f"{prefix}{name}")
-    return found
 
 
 def _message(fault: Any) -> str:

@@ -129,6 +129,7 @@ class Receipt:
 
     outcome: `failed` means that nothing was committed and the unit is still pending;
         `tombstone` that the shard cannot be read and the unit is closed for good.
+    worker: the process that scored it, host:process.
     """
 
     unit: int
@@ -139,6 +140,7 @@ class Receipt:
     seconds_read: float = 0.0
     seconds_score: float = 0.0
     seconds_write: float = 0.0
+    worker: str = ""
 
     @property
     def seconds(self) -> float:

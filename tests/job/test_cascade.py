@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from shardrank.cli import main
 from shardrank.config import load_config
 from shardrank.errors import ConfigError, InputError, OutputMismatchError
-from shardrank.job.estimate import estimate
+from shardrank.job.estimate import PlanOptions, estimate
 from shardrank.job.evaluate import evaluate
 from shardrank.job.labels import make_label_set
 from shardrank.labels.formats import LabelFormat
@@ -175,9 +175,10 @@ def test_a_plan_counts_only_what_is_scored_again(stages: Stages) -> None:
     stages.run_first()
     paths = f"input.path={stages.first}", f"output.path={stages.second}"
     settings = stages.folders.settings(*paths, f"cascade.top_k={TOP_K}")
-    found = estimate(load_config(None, settings))
+    found = estimate(load_config(None, settings), PlanOptions(pairs_per_second=100.0))
     assert (found.chosen_share, found.exit_code) == (TOP_K / NUM_CANDIDATES, 0)
-    whole = estimate(load_config(None, [*settings[:-1], "cascade.top_k=99"]))
+    settings = [*settings[:-1], "cascade.top_k=99"]
+    whole = estimate(load_config(None, settings), PlanOptions(pairs_per_second=100.0))
     assert found.tokens < whole.tokens
 
 

@@ -2,7 +2,7 @@ import pytest
 import ray
 
 from shardrank.config import load_config
-from shardrank.job.cluster import Shape, shape_of
+from shardrank.job.cluster import Shape, pool_warning, shape_of
 
 REQUIRED = ["input.path=in", "output.path=out", "model.path=demo"]
 
@@ -47,6 +47,35 @@ def test_there_are_never_more_actors_than_units() -> None:
 def test_settings_win() -> None:
     found = shape([node(CPU=8)], "cluster.cpus_per_actor=2", "cluster.min_actors=2")
     assert (found.min_actors, found.max_actors, found.num_cpus, found.threads) == (2, 3, 2, 2)
+
+
+def test_custom_resources_say_which_nodes_hold_actors() -> None:
+    nodes = [node(CPU=16, reader=1), node(CPU=8, scorer=2), node(CPU=8, scorer=1)]
+    found = shape(nodes, "cluster.actor_resources={scorer = 1}", "cluster.cpus_per_actor=2")
+    assert (found.max_actors, found.resources, found.threads) == (3, (("scorer", 1.0),), 2)
+
+
+def test_a_pool_may_be_larger_than_the_nodes_that_are_there() -> None:
+    """A cluster that grows from zero: the actors start as their nodes come."""
+    settings = ("cluster.max_actors=9", "cluster.cpus_per_actor=8", "cluster.min_actors=1")
+    found = shape([node(CPU=0)], *settings)
+    assert (found.min_actors, found.max_actors, found.num_cpus, found.threads) == (1, 9, 8, 8)
+
+
+def test_a_cluster_without_a_node_for_actors_is_warned_of() -> None:
+    def warning(nodes: list[dict[str, object]], *settings: str) -> str | None:
+        return pool_warning(load_config(None, [*REQUIRED, *settings]), nodes)
+
+    gpus = "cluster.gpus_per_actor=1"
+    assert "cluster.max_actors is not set" in (warning([node(CPU=8)], gpus) or "")
+    assert "cluster.max_actors is not set" in (warning([node(CPU=0)]) or "")
+    assert warning([node(CPU=8)], gpus, "cluster.max_actors=4") is None
+    assert warning([node(CPU=8), node(GPU=1)], gpus) is None
+    assert warning([node(CPU=8)]) is None
+
+
+def test_two_cores_are_both_computed_on() -> None:
+    assert shape([node(CPU=2)]) == Shape(1, 1, num_cpus=1, num_gpus=0, threads=2)
 
 
 def test_a_dead_node_does_not_count() -> None:

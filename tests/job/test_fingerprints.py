@@ -65,8 +65,11 @@ NEUTRAL = {
     "cluster.max_actors": "5",
     "cluster.cpus_per_actor": "2",
     "cluster.gpus_per_actor": "1",
+    "cluster.actor_resources": "{scorer = 1.0}",
+    "cluster.task_resources": "{reader = 1.0}",
     "cluster.no_progress_seconds": "5",
     "lease.seconds": "5",
+    "logging.format": "json",
 }
 
 

@@ -1,19 +1,26 @@
-"""The job as a cluster's user runs it: `ray start --head`, then `ray job submit`."""
+"""The job as a cluster's user runs it: `ray start --head`, then `ray job submit`, and metrics."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from commands import environment, shardrank
+from commands import environment, shardrank, start_shardrank
 from oracles.checkpoints import make_random_checkpoint
 from shardrank.engine.model import PreparedModel
+from shardrank.errors import OutputBusyError, ShardrankError
+from shardrank.job.holding import holding
+from shardrank.job.metrics import METRICS, OUTPUT
+from shardrank.job.submit import submit as submit_and_follow
+from shardrank.store.filesystem import Storage
 from tables import read_output, row, write_nested
 
 pytestmark = pytest.mark.ray
@@ -22,6 +29,7 @@ PROJECT = Path(__file__).parent.parent.parent
 RAY = str(Path(sys.executable).with_name("ray"))
 PORT = "26379"
 DASHBOARD_PORT = "28265"
+METRICS_PORT = "28268"
 DASHBOARD = f"http://127.0.0.1:{DASHBOARD_PORT}"
 
 
@@ -42,11 +50,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     token = tmp_path_factory.mktemp("auth") / "token"
     token.write_text("0123456789abcdef" * 4)
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    variables["RAY_metrics_report_interval_ms"] = "1000"
     command = [RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={PORT}"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
     # Ports of its own, since the agent of another cluster on this machine has the usual ones.
     command += ["--dashboard-agent-listen-port=28266", "--dashboard-agent-grpc-port=28267"]
-    command += ["--metrics-export-port=28268", "--ray-client-server-port=28269"]
+    command += [f"--metrics-export-port={METRICS_PORT}", "--ray-client-server-port=28269"]
     # Not `ray stop`, which would end every Ray process of this machine, other people's too.
     started = subprocess.Popen(
         [*command, f"--dashboard-port={DASHBOARD_PORT}"],
@@ -133,3 +142,118 @@ def test_a_submitted_job_that_fails_says_why(head: dict[str, str], tmp_path: Pat
     assert failed.returncode == 1
     assert f"no input at {tmp_path}/absent" in failed.stdout + failed.stderr
     assert "Traceback" not in failed.stdout
+
+
+@pytest.fixture
+def run(head: dict[str, str], tmp_path: Path):
+    """Rerank as a Ray job through the client; gives the job's own exit code and what it printed."""
+    rows = [row(number) | ({"query": None} if number == 3 else {}) for number in range(40)]
+    write_nested(tmp_path / "in" / "a.parquet", rows, row_group_size=5)
+
+    def submit_rerank(*settings: str) -> tuple[int, str]:
+        paths = [f"input.path={tmp_path}/in", f"output.path={tmp_path}/out", "model.path=demo"]
+        command = [sys.executable, "-m", "shardrank", "rerank"]
+        for setting in (*paths, "units.pairs=20", *settings):
+            command += ["--set", setting]
+        done = follow(head, "--", *command)
+        return done.returncode, done.stdout + done.stderr
+
+    return submit_rerank
+
+
+def follow(head: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, since Ray reads how to authenticate once."""
+    return subprocess.run(
+        [sys.executable, "jobs/submit.py", "--address", DASHBOARD, *arguments],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+        env=environment(**head),
+    )
+
+
+def test_every_exit_code_comes_through_the_client(run, tmp_path: Path) -> None:
+    """3 by actors that no node can hold; 6 by one bad row, which is then allowed."""
+    assert run("cluster.actor_resources={absent = 1}", "cluster.no_progress_seconds=4")[0] == 3
+    with holding(Storage(f"{tmp_path}/out", "output"), 30.0):
+        code, printed = run("lease.seconds=1")
+        assert (code, "at work" in printed) == (OutputBusyError.exit_code, True), printed
+    assert run("errors.max_rejected_fraction=0")[0] == 6
+    assert run("output.top_k=2")[0] == 4
+    assert run("errors.max_rejected_fraction=1", "logging.format=json")[0] == 0
+    assert run(f"input.path={tmp_path}/absent")[0] == 1
+
+
+def test_a_cluster_that_cannot_be_reached_is_one_clear_error() -> None:
+    with pytest.raises(ShardrankError, match="did not take the job"):
+        submit_and_follow(["true"], address="http://127.0.0.1:9")
+
+
+def test_a_wheel_that_is_sent_along_is_what_runs(head: dict[str, str], tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--quiet"]
+    subprocess.run([*build, f"--wheel-dir={tmp_path}"], cwd=PROJECT, check=True)
+    (wheel,) = tmp_path.glob("shardrank-*.whl")
+    write_nested(tmp_path / "in" / "a.parquet", [row(1)])
+    (tmp_path / "job").mkdir()
+    program = "import shardrank; print(shardrank.__file__); from shardrank.cli import main; main()"
+    (tmp_path / "job" / "where.py").write_text(program)
+    sent = follow(
+        head,
+        *("--wheel", str(wheel), "--working-dir", str(tmp_path / "job"), "--"),
+        *(sys.executable, "where.py", "rerank"),
+        *("--input", f"{tmp_path}/in", "--output", f"{tmp_path}/out", "--model", "demo"),
+    )
+    assert sent.returncode == 0, sent.stdout[-3000:] + sent.stderr[-3000:]
+    assert "py_modules_files" in sent.stdout
+    assert "done: 1 rows, 4 pairs" in sent.stdout
+
+
+def test_a_running_job_exports_exactly_the_metrics_that_are_documented(
+    head: dict[str, str], tmp_path: Path
+) -> None:
+    """Scraped while it runs, by the parser of a Prometheus client."""
+    rows = [row(number) | ({"query": None} if number % 9 == 3 else {}) for number in range(150)]
+    write_nested(tmp_path / "in" / "a.parquet", rows)
+    output = f"{tmp_path}/out"
+    paths = ("--input", f"{tmp_path}/in", "--output", output, "--model", "demo")
+    settings = ("units.pairs=8", "errors.max_rejected_fraction=1", "scoring.reuse_prefix=false")
+    running = start_shardrank(
+        *("rerank", *paths, "--set", f"cluster.address=127.0.0.1:{PORT}"),
+        *(part for setting in settings for part in ("--set", setting)),
+        **head,
+    )
+    found: dict[str, set[str]] = {}
+    values: dict[tuple[str, str], float] = {}
+    deadline = time.monotonic() + 200
+    try:
+        while running.poll() is None and time.monotonic() < deadline:
+            for name, labels, value in scraped():
+                if labels.get(OUTPUT) == output:
+                    found.setdefault(name, set()).update(labels)
+                    values[name, labels.get("stage", "")] = value
+            time.sleep(0.5)
+    finally:
+        running.kill()
+    assert running.returncode == 0, running.communicate()[0]
+    assert set(found) == {metric.exported for metric in METRICS.values()}
+    for metric in METRICS.values():
+        assert {OUTPUT, *metric.labels} <= found[metric.exported]
+    assert values["ray_shardrank_planned_units", ""] == 75
+    assert 0 < values["ray_shardrank_done_units", ""] <= 75
+    assert 0 < values["ray_shardrank_stage_units_total", "score"] <= 75
+    assert 0 <= values["ray_shardrank_device_busy_share", ""] <= 1
+
+
+def scraped() -> list[tuple[str, dict[str, str], float]]:
+    """Name, labels and value of each of our samples."""
+    url = f"http://127.0.0.1:{METRICS_PORT}/metrics"
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        samples = [sample for family in families for sample in family.samples]
+    return [
+        (sample.name, sample.labels, sample.value)
+        for sample in samples
+        if sample.name.startswith("ray_shardrank_")
+    ]

@@ -14,7 +14,8 @@ import pytest
 
 from shardrank.config import load_config
 from shardrank.errors import ConfigError, InputError, OutputError
-from shardrank.job.estimate import estimate, render_estimate
+from shardrank.job.estimate import PlanOptions, estimate
+from shardrank.job.estimate_text import render_estimate
 from shardrank.job.reuse import ensure_index
 from shardrank.schema import PAIR_HASH
 from shardrank.store.filesystem import Storage
@@ -252,12 +253,12 @@ def test_a_plan_says_what_would_be_reused(days: Days) -> None:
     settings = days.folders.settings(
         f"input.path={days.folders.root}/in1", f"scoring.reuse={days.output(1)}"
     )
-    found = estimate(load_config(None, settings))
+    found = estimate(load_config(None, settings), PlanOptions(pairs_per_second=100.0))
     assert found.reused_from == str(days.output(1))
     assert f"of scores in {days.output(1)}" in render_estimate(found)
     (days.output(1) / "_SUCCESS").unlink()
     with pytest.raises(InputError, match="is not finished"):
-        estimate(load_config(None, settings))
+        estimate(load_config(None, settings), PlanOptions(pairs_per_second=100.0))
 
 
 @pytest.mark.ray

@@ -73,6 +73,21 @@ def test_units_end_where_row_groups_end_and_are_not_larger_than_asked(
         assert (left.num_pairs or 0) + (right.num_pairs or 0) > unit_pairs / 2
 
 
+def shards_of(num_shards: int) -> list[Footer]:
+    """Shards of 100 pairs in ten row groups."""
+    groups = (RowGroup(10, 10, 0, 0),) * 10
+    return [Footer(Shard(f"{i:03d}", 9999, "", 100), groups) for i in range(num_shards)]
+
+
+def test_the_last_tenth_of_many_units_is_cut_smaller() -> None:
+    sizes = [unit.num_pairs for unit in cut_units(shards_of(100), 100, "nested")]
+    assert sizes == [100] * 90 + [20] * 50
+
+
+def test_a_few_units_are_all_of_one_size() -> None:
+    assert [unit.num_pairs for unit in cut_units(shards_of(10), 100, "nested")] == [100] * 10
+
+
 def unit_sizes(group: RowGroup, unit_pairs: int) -> list[int]:
     footer = Footer(Shard("a", 1 << 20, "", group.num_rows), (group,))
     units = cut_units([footer], unit_pairs, "nested")

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +29,8 @@ that runs beside another is a process that takes seconds to start."""
 class Shape:
     """How many actors score, and with what.
 
-    num_cpus, num_gpus: what each asks Ray for; threads: what each computes with.
+    num_cpus, num_gpus, resources: what each asks Ray for; threads: what each computes with.
+    task_resources: what a task that reads or writes asks for beside SMALL_TASK_CPUS.
     """
 
     min_actors: int
@@ -37,6 +38,8 @@ class Shape:
     num_cpus: float
     num_gpus: float
     threads: int
+    resources: tuple[tuple[str, float], ...] = ()
+    task_resources: tuple[tuple[str, float], ...] = ()
 
 
 @contextmanager
@@ -87,33 +90,65 @@ def shape_of(config: Config, nodes: list[dict[str, Any]], num_units: int) -> Sha
 
     By default one actor a node (CPU) or a GPU (CUDA), and never more actors than units. On a CPU
     node the actor computes on every core but asks for one less, which leaves room for the tasks
-    that read and write.
+    that read and write. Where no node is there yet that could hold an actor, it computes on what it
+    asks for.
     """
-    resources = [node["Resources"] for node in nodes if node.get("Alive", True)]
+    alive = [node["Resources"] for node in nodes if node.get("Alive", True)]
     cluster, gpus = config.cluster, config.cluster.gpus_per_actor
+    custom = cluster.actor_resources
+    resources = [node for node in alive if _times(node, custom) > 0]
     if gpus > 0:
         num_cpus = cluster.cpus_per_actor or 0.0
-        fitting = sum(math.floor(node.get("GPU", 0.0) / gpus) for node in resources)
+        fitting = sum(min(_times(node, {"GPU": gpus}), _times(node, custom)) for node in resources)
         cores = max((int(node.get("CPU", 1)) for node in resources), default=1)
     else:
-        cores = int(min((node["CPU"] for node in resources if node.get("CPU")), default=1))
+        unknown = math.ceil(cluster.cpus_per_actor or 1)
+        cores = int(min((node["CPU"] for node in resources if node.get("CPU")), default=unknown))
         num_cpus = cluster.cpus_per_actor or (float(cores - 1) if cores > 1 else 0.5)
-        fitting = sum(_actors_on(node.get("CPU", 0.0), num_cpus) for node in resources)
+        fitting = sum(
+            min(_actors_on(node.get("CPU", 0.0), num_cpus), _times(node, custom))
+            for node in resources
+        )
     max_actors = cluster.max_actors or max(fitting, cluster.min_actors)
     max_actors = max(1, min(max_actors, num_units))
-    actors_per_node = max(1, math.floor(cores / num_cpus)) if num_cpus else 1
+    actors_per_node = max(1, _actors_on(cores, num_cpus)) if num_cpus else 1
     return Shape(
         min_actors=min(cluster.min_actors, max_actors),
         max_actors=max_actors,
         num_cpus=num_cpus,
         num_gpus=gpus,
         threads=config.scoring.threads or max(1, cores // actors_per_node),
+        resources=tuple(sorted(custom.items())),
+        task_resources=tuple(sorted(cluster.task_resources.items())),
+    )
+
+
+def pool_warning(config: Config, nodes: list[dict[str, Any]]) -> str | None:
+    """What to say of a cluster that holds no actor now, where nothing says how far to grow."""
+    cluster = config.cluster
+    if cluster.max_actors is not None:
+        return None
+    wanted = {**cluster.actor_resources}
+    if cluster.gpus_per_actor:
+        wanted["GPU"] = cluster.gpus_per_actor
+    alive = [node["Resources"] for node in nodes if node.get("Alive", True)]
+    if any(_times(node, wanted) > 0 and (wanted or node.get("CPU")) for node in alive):
+        return None
+    return (
+        "no node of the cluster can hold an actor now, and cluster.max_actors is not set: the pool "
+        f"will not grow beyond {cluster.min_actors}, however many nodes come"
     )
 
 
 def _actors_on(cpus: float, num_cpus: float) -> int:
     """Actors that fit on a node beside at least one small task."""
     return math.floor(max(cpus - SMALL_TASK_CPUS, 0.0) / num_cpus)
+
+
+def _times(node: Mapping[str, float], amounts: Mapping[str, float]) -> int:
+    """How often a node has these amounts."""
+    shares = [math.floor(node.get(name, 0.0) / amount) for name, amount in amounts.items()]
+    return min(shares, default=sys.maxsize)
 
 
 def _initialise(address: str | None) -> bool:

@@ -64,7 +64,7 @@ class Hold:
 @contextmanager
 def holding(output: Storage, seconds: float) -> Iterator[Hold]:
     """Hold the lease of an output. Raises OutputBusyError, naming the holder, if it is alive."""
-    lease = Lease(output, this_process(_ray_job_id()), seconds)
+    lease = Lease(output, this_process(ray_job_id()), seconds)
     acquire(lease, clock=time.monotonic, sleep=time.sleep)
     hold = Hold(lease)
     try:
@@ -73,7 +73,7 @@ def holding(output: Storage, seconds: float) -> Iterator[Hold]:
         hold.close()
 
 
-def _ray_job_id() -> str | None:
+def ray_job_id() -> str | None:
     """The id under which `ray job submit` runs this process."""
     config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
     found = config.get("metadata", {}).get("job_submission_id")

@@ -12,6 +12,7 @@ from shardrank.engine.prompt import PromptBuilder
 from shardrank.engine.tokenizer import Tokenizer
 from shardrank.errors import ConfigError, InputError
 from shardrank.job.fingerprints import output_fields, score_fields
+from shardrank.job.holding import ray_job_id
 from shardrank.job.model_folder import local_folder, model_location
 from shardrank.job.prompting import Prompting
 from shardrank.job.reuse import find_earlier
@@ -24,6 +25,7 @@ from shardrank.store.footers import Footer, read_footers
 from shardrank.store.pair_index import PairIndex
 from shardrank.store.plan import (
     PLAN_NAME,
+    Fingerprints,
     Plan,
     load_plan,
     new_plan,
@@ -53,30 +55,60 @@ class Job:
 
     def spec(self, threads: int) -> JobSpec:
         """What a worker is told."""
-        config = self.config
-        return JobSpec(
-            input=self.input,
-            output=self.output,
-            layout=config.input.layout,
-            input_columns=config.input.columns,
-            output_columns=config.output_columns,
-            top_k=config.output.top_k,
-            min_score=config.output.min_score,
-            max_bytes=config.errors.max_bytes,
-            fail_on_bad_row=config.errors.on_bad_row == "fail",
-            fingerprints=self.plan.fingerprints,
-            model_path=model_location(config.model.path),
-            model_files=tuple(sorted(self.model.files.items())),
-            cache_folder=config.model.cache_folder,
-            prompting=Prompting.of(config, self.model),
-            device=config.device,
-            threads=threads,
-            max_batch_tokens=config.scoring.max_batch_tokens,
-            reuse_prefix=config.scoring.reuse_prefix,
-            pair_hash=config.output.pair_hash,
-            reuse=self.index,
-            cascade=config.cascade if config.cascade.is_set else None,
+        return job_spec(
+            self.config,
+            self.model,
+            self.input,
+            self.output,
+            self.plan.fingerprints,
+            threads,
+            self.index,
         )
+
+
+def job_spec(
+    config: Config,
+    model: PreparedModel,
+    source: Storage,
+    output: Storage,
+    fingerprints: Fingerprints,
+    threads: int,
+    index: PairIndex | None = None,
+) -> JobSpec:
+    """What a worker of this job is told.
+
+    threads: that an actor computes with. index: of the earlier output whose scores may be taken.
+    """
+    return JobSpec(
+        input=source,
+        output=output,
+        layout=config.input.layout,
+        input_columns=config.input.columns,
+        output_columns=config.output_columns,
+        top_k=config.output.top_k,
+        min_score=config.output.min_score,
+        max_bytes=config.errors.max_bytes,
+        fail_on_bad_row=config.errors.on_bad_row == "fail",
+        fingerprints=fingerprints,
+        model_path=model_location(config.model.path),
+        model_files=tuple(sorted(model.files.items())),
+        cache_folder=config.model.cache_folder,
+        prompting=Prompting.of(config, model),
+        device=config.device,
+        threads=threads,
+        max_batch_tokens=config.scoring.max_batch_tokens,
+        reuse_prefix=config.scoring.reuse_prefix,
+        pair_hash=config.output.pair_hash,
+        reuse=index,
+        cascade=config.cascade if config.cascade.is_set else None,
+        job=job_name(fingerprints),
+        log_format=config.logging.format,
+    )
+
+
+def job_name(fingerprints: Fingerprints) -> str:
+    """What an execution is called in logs: its Ray job's id, else a part of its fingerprint."""
+    return ray_job_id() or fingerprints.output[:12]
 
 
 def open_job(config: Config) -> Job:

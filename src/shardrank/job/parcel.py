@@ -70,6 +70,7 @@ class Parcel:
     reused_places, reused_log_odds, reused_num_tokens, reused_truncated: [num_reused], what was
         found in an earlier output; the places are among the unit's pairs, as those in `pairs`.
     pair_hashes: uint8 [16 * the unit's pairs], empty where none are written.
+    ready_at: when it could be scored, in Unix time. scorer: the process that scored it.
     rejections: found while tokenizing; the reader's own are in `rows`.
     """
 
@@ -91,6 +92,8 @@ class Parcel:
     fault: Fault | None = None
     engine: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    ready_at: float = 0.0
+    scorer: str = ""
 
     def to_table(self) -> pa.Table:
         """One row: a JSON header and a cell of bytes for each body."""
@@ -101,6 +104,8 @@ class Parcel:
             "fault": asdict(self.fault) if self.fault else None,
             "engine": self.engine,
             "seconds": self.seconds,
+            "ready_at": self.ready_at,
+            "scorer": self.scorer,
         }
         columns: dict[str, Any] = {"header": pa.array([json.dumps(header)], pa.string())}
         columns["rows"] = _cell(pa.py_buffer(self.rows))
@@ -124,6 +129,8 @@ class Parcel:
             fault=Fault(**header["fault"]) if header["fault"] else None,
             engine=header["engine"],
             seconds=header["seconds"],
+            ready_at=header["ready_at"],
+            scorer=header["scorer"],
             **arrays,
         )
 

@@ -21,7 +21,7 @@ from shardrank.job.cluster import Shape, shape_of
 from shardrank.job.holding import Hold
 from shardrank.job.opening import Job
 from shardrank.job.parcel import Order
-from shardrank.job.pipeline import run_units
+from shardrank.job.pipeline import largest_first, run_units
 from shardrank.job.probe import probe_unit
 from shardrank.job.spec import JobSpec
 from shardrank.job.watch import Watch
@@ -89,7 +89,7 @@ def run_pending(job: Job, watch: Watch, hold: Hold) -> None:
 
 def _pending(job: Job) -> list[Unit]:
     done = committed(job.output, job.plan).done
-    return [unit for unit in job.plan.units if unit.number not in done]
+    return largest_first([unit for unit in job.plan.units if unit.number not in done])
 
 
 def _order(unit: Unit, history: History, max_attempts: int, num_survived: int) -> Order:

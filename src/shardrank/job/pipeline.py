@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import ray
@@ -21,11 +22,13 @@ from shardrank.job import worker
 from shardrank.job.cluster import SMALL_TASK_CPUS, Shape
 from shardrank.job.parcel import Order
 from shardrank.job.spec import JobSpec
-from shardrank.types import Receipt
+from shardrank.types import Receipt, Unit
 
 TRIES_PER_UNIT = 3
 """Of the scorer, within one pass, before Ray gives the unit up; its own count of attempts may end
 them before."""
+UNITS_PER_EXECUTION = 50_000
+"""More of them go through Ray Data in waves: it keeps something of each block until the end."""
 TASKS_IN_FLIGHT = 2
 """Per actor: with one the pool never grows, and the actor waits for its next unit."""
 
@@ -38,12 +41,17 @@ def run_units(
     A unit whose process died, or that Ray gave up, has no receipt: the caller compares with the
     store, which is the only truth.
     """
+    if len(orders) > UNITS_PER_EXECUTION:
+        for wave in waves(orders, UNITS_PER_EXECUTION):
+            yield from run_units(spec, wave, shape, no_progress_seconds)
+        return
     rows = [order.to_row() for order in orders]
     with _data_context(no_progress_seconds):
         one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+        small = {**one_row, "resources": dict(shape.task_resources)}
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
         dataset = dataset.map_batches(
-            partial(worker.read, spec=spec), num_cpus=SMALL_TASK_CPUS, **one_row
+            partial(worker.read, spec=spec), num_cpus=SMALL_TASK_CPUS, **small
         )
         dataset = dataset.map_batches(
             worker.Scorer,
@@ -55,15 +63,31 @@ def run_units(
             ),
             num_cpus=shape.num_cpus,
             num_gpus=shape.num_gpus or None,
+            resources=dict(shape.resources),
             max_restarts=-1,
             max_task_retries=TRIES_PER_UNIT,
             **one_row,
         )
         dataset = dataset.map_batches(
-            partial(worker.write, spec=spec), num_cpus=SMALL_TASK_CPUS, **one_row
+            partial(worker.write, spec=spec), num_cpus=SMALL_TASK_CPUS, **small
         )
         for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
             yield Receipt.from_dict(json.loads(batch["receipt"][0].as_py()))
+
+
+def largest_first(units: Sequence[Unit]) -> list[Unit]:
+    """Units of unknown size, then the large ones, so that what is left for the end is small."""
+    unknown = float("inf")
+    return sorted(
+        units, key=lambda unit: unknown if unit.num_pairs is None else unit.num_pairs, reverse=True
+    )
+
+
+def waves(orders: Sequence[Order], most: int) -> Iterator[Sequence[Order]]:
+    """All orders, in their order, in as few waves as hold that many, and about equally many."""
+    num_waves = -(-len(orders) // most)
+    bounds = [len(orders) * number // num_waves for number in range(num_waves + 1)]
+    return (orders[start:stop] for start, stop in pairwise(bounds))
 
 
 @contextmanager

@@ -115,7 +115,11 @@ class _Probe:
         self._spec, self._unit, self._poison = spec, unit, poison
         self._timeout_seconds = timeout_seconds
         self._remote = ray.remote(
-            num_cpus=shape.num_cpus, num_gpus=shape.num_gpus, max_restarts=0, max_task_retries=0
+            num_cpus=shape.num_cpus,
+            num_gpus=shape.num_gpus,
+            resources=dict(shape.resources),
+            max_restarts=0,
+            max_task_retries=0,
         )(Prober)
         self._actor: Any = None
         self._num_deaths = 0

@@ -74,19 +74,22 @@ def duration(seconds: float) -> str:
 class Progress:
     """Receipts in, lines out.
 
-    stream: a terminal gets one line that is rewritten, anything else a line now and then.
+    stream: a terminal gets one line that is rewritten, anything else a line now and then; None for
+        none. tell: is given the standing whenever a line would be written.
     """
 
     def __init__(
         self,
-        stream: TextIO,
+        stream: TextIO | None,
         *,
         total_units: int,
         done_units: int,
         total_pairs: int | None,
+        tell: Callable[[Standing], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = stream
+        self._tell = tell
         self._clock = clock
         self._total_units = total_units
         self._done_units = done_units
@@ -95,7 +98,7 @@ class Progress:
         self._recent: deque[tuple[float, int, int]] = deque()
         self._last_line_at = float("-inf")
         self._last_line = ""
-        self._rewrites = stream.isatty()
+        self._rewrites = stream is not None and stream.isatty()
 
     def add(self, receipt: Receipt) -> None:
         """Take a receipt in and show where the job stands, if it is time to."""
@@ -134,14 +137,19 @@ class Progress:
         if render(self.standing) != self._last_line:
             self._show(self._clock())
         if self._rewrites:
-            self._stream.write("\n")
-            self._stream.flush()
+            self._write("\n")
 
     def _show(self, now: float) -> None:
         self._last_line_at = now
         self._last_line = line = render(self.standing)
-        self._stream.write(f"\r\x1b[2K{line}" if self._rewrites else f"{line}\n")
-        self._stream.flush()
+        self._write(f"\r\x1b[2K{line}" if self._rewrites else f"{line}\n")
+        if self._tell is not None:
+            self._tell(self.standing)
+
+    def _write(self, text: str) -> None:
+        if self._stream is not None:
+            self._stream.write(text)
+            self._stream.flush()
 
 
 def _rate(per_second: float) -> str:

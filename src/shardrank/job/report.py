@@ -7,12 +7,24 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shardrank import __version__
-from shardrank.errors import OutputError, ShardrankError
-from shardrank.job.opening import Job
+from shardrank.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INCOMPLETE,
+    OutputError,
+    ShardrankError,
+)
+from shardrank.job.opening import Job, job_name
 from shardrank.job.watch import Watch
 
 REPORT_NAME = "_shardrank/report.json"
 FORMAT_VERSION = 1
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, ShardrankError):
+        return error.exit_code
+    return EXIT_INCOMPLETE if isinstance(error, KeyboardInterrupt) else EXIT_FAILED
 
 
 def write_report(job: Job, watch: Watch, seconds: float, error: BaseException | None) -> None:
@@ -21,7 +33,12 @@ def write_report(job: Job, watch: Watch, seconds: float, error: BaseException | 
         "format_version": FORMAT_VERSION,
         "shardrank": __version__,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "output": job.output.display(),
+        "job": job_name(job.plan.fingerprints),
+        "score_fingerprint": job.plan.fingerprints.score,
+        "output_fingerprint": job.plan.fingerprints.output,
         "finished": error is None,
+        "exit_code": EXIT_DONE if error is None else _exit_code(error),
         "error": type(error).__name__ if error else None,
         "message": str(error) if isinstance(error, ShardrankError) else None,
         "units": len(job.plan.units),

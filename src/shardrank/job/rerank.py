@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TextIO
 
 import ray
 
 from shardrank.config import Config
 from shardrank.errors import IncompleteError, OutputBusyError
-from shardrank.job.cluster import connected, require_devices
+from shardrank.job.cluster import connected, pool_warning, require_devices
 from shardrank.job.holding import Hold, holding
 from shardrank.job.limits import require_few_rejected
-from shardrank.job.opening import Job, open_job
+from shardrank.job.metrics import Meters
+from shardrank.job.observers import DriverMeters, ReceiptLog
+from shardrank.job.opening import Job, job_name, open_job
 from shardrank.job.passes import run_pending
 from shardrank.job.progress import duration
 from shardrank.job.report import write_report
@@ -25,6 +29,8 @@ from shardrank.store.commits import committed
 from shardrank.store.pair_index import PairIndex
 from shardrank.store.writer import read_footers_of, read_tombstones, write_success
 from shardrank.types import Counts
+
+logger = logging.getLogger(__name__)
 
 Echo = Callable[[str], Any]
 
@@ -61,6 +67,8 @@ def rerank(
     started = time.monotonic()
     job = open_job(config)
     say = echo or (lambda line: None)
+    if config.logging.format == "json":
+        say = partial(_log, job_name(job.plan.fingerprints))
     for warning in job.warnings:
         say(f"warning: {warning}")
     if len(committed(job.output, job.plan).done) == len(job.plan.units):
@@ -73,6 +81,10 @@ def rerank(
     return result
 
 
+def _log(job: str, line: str) -> None:
+    logger.info("%s", line.strip(), extra={"job": job})
+
+
 def _execute(
     job: Job,
     config: Config,
@@ -83,7 +95,7 @@ def _execute(
 ) -> JobResult:
     """Do what is pending, and report how it went. hold: None where nothing is left to do."""
     before = committed(job.output, job.plan).done
-    watch = Watch(job.plan, before, progress)
+    watch = _watch(job, config, before, progress)
     error: BaseException | None = None
     try:
         if hold is not None and len(before) < len(job.plan.units):
@@ -92,6 +104,9 @@ def _execute(
                 require_devices(config, ray.nodes(), is_own=is_own)
                 if not is_own:
                     say(f"on the running Ray cluster {ray.get_runtime_context().gcs_address}")
+                    if warning := pool_warning(config, ray.nodes()):
+                        say(f"warning: {warning}")
+                watch.begin()
                 run_pending(_with_index(job, say), watch, hold)
         return _finish(job, config, watch, time.monotonic() - started)
     except BaseException as caught:
@@ -109,6 +124,14 @@ def _with_index(job: Job, say: Echo) -> Job:
     if PairIndex.load(job.earlier) is None:
         say(f"making an index of the pairs in {job.earlier.display()}, once")
     return replace(job, index=ensure_index(job.earlier))
+
+
+def _watch(job: Job, config: Config, done: Collection[int], progress: TextIO | None) -> Watch:
+    meters = DriverMeters(Meters.of(job.output), job.plan, done)
+    if config.logging.format == "text":
+        return Watch(job.plan, done, progress, observers=[meters])
+    log = ReceiptLog(job_name(job.plan.fingerprints))
+    return Watch(job.plan, done, None, tell=log.tell, observers=[meters, log])
 
 
 def _finish(job: Job, config: Config, watch: Watch, seconds: float) -> JobResult:

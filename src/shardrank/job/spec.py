@@ -22,6 +22,7 @@ class JobSpec:
     prompting: resolved, the model's own where the job set none.
     pair_hash: whether it is written. reuse: where log-odds may be taken from.
     cascade: None where every pair is scored.
+    job: what its log lines are known by. log_format: of them.
     """
 
     input: Storage
@@ -45,3 +46,5 @@ class JobSpec:
     pair_hash: bool
     reuse: PairIndex | None
     cascade: CascadeConfig | None
+    job: str = ""
+    log_format: Literal["text", "json"] = "text"

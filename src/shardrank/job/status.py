@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from shardrank.errors import OutputError
+from shardrank.job.progress import duration
 from shardrank.store.commits import SUCCESS_NAME, committed
 from shardrank.store.filesystem import Storage
 from shardrank.store.lease import Generation, is_dead, latest_generation, this_process
@@ -25,6 +26,7 @@ class Status:
     finished: _SUCCESS is there. counts: of the committed units.
     pending_pairs: an upper bound; None where a footer could not be read.
     holder: the process that holds the output's lease; None if nobody does. It may have died.
+    pairs_per_second, seconds_left: since the first of several looks; None where nothing moved yet.
     """
 
     output: str
@@ -37,19 +39,27 @@ class Status:
     counts: Counts
     failures: tuple[str, ...]
     holder: str | None = None
+    pairs_per_second: float | None = None
+    seconds_left: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return asdict(self)
 
 
-def look(output: Storage, plan: Plan) -> Status:
-    """Read where a job stands: one listing, and the footers of what is committed."""
+def look(output: Storage, plan: Plan, known: dict[int, Counts] | None = None) -> Status:
+    """Read where a job stands: one listing, and the footers of what is committed.
+
+    known: counts of units, by number, whose footers need not be read again; takes the new ones in.
+    """
+    known = {} if known is None else known
     done = committed(output, plan)
-    footers = read_footers_of(output, plan, sorted(done.data))
+    fresh = sorted(done.data - known.keys())
+    for footer in read_footers_of(output, plan, fresh):
+        known[footer["unit"]] = Counts(**footer["counts"])
     tombstones = read_tombstones(output, done.tombstones)
     pending = [unit.num_pairs for unit in plan.units if unit.number not in done.done]
-    known = [pairs for pairs in pending if pairs is not None]
+    expected = [pairs for pairs in pending if pairs is not None]
     lease = latest_generation(output)
     return Status(
         output=output.display(),
@@ -58,8 +68,8 @@ def look(output: Storage, plan: Plan) -> Status:
         done=len(done.data),
         pending=len(pending),
         failed=len(done.tombstones),
-        pending_pairs=sum(known) if len(known) == len(pending) else None,
-        counts=Counts.total(Counts(**footer["counts"]) for footer in footers),
+        pending_pairs=sum(expected) if len(expected) == len(pending) else None,
+        counts=Counts.total(known[number] for number in done.data),
         failures=tuple(tombstone["message"] for tombstone in tombstones),
         holder=None if lease is None or lease.released else _holder(lease),
     )
@@ -83,8 +93,14 @@ def _holder(lease: Generation) -> str:
     return f"{lease.holder}{died}; renewed at {lease.written}"
 
 
-def watch_status(path: str, *, follow: bool) -> Iterator[Status]:
-    """One look, or one every few seconds until nothing is pending.
+def watch_status(
+    path: str,
+    *,
+    follow: bool,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Status]:
+    """One look, or one every few seconds until nothing is pending; only from the store.
 
     Raises OutputError if there is no job in the folder.
     """
@@ -96,15 +112,28 @@ def watch_status(path: str, *, follow: bool) -> Iterator[Status]:
             "the output folder of `shardrank rerank`"
         )
     last: Status | None = None
+    known: dict[int, Counts] = {}
+    first_at, first_pairs = clock(), 0
     while True:
-        status = look(output, plan)
+        status = look(output, plan, known)
+        if last is None:
+            first_pairs = status.counts.pairs_in
         if status != last:
-            yield status
+            yield _with_pace(status, status.counts.pairs_in - first_pairs, clock() - first_at)
         # Without pending units the driver still accounts for all of them: one look more.
         if not follow or status.finished or (not status.pending and status == last):
             return
         last = status
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _with_pace(status: Status, num_pairs: int, seconds: float) -> Status:
+    """The pace since the first look, and how long the rest takes at it."""
+    if not num_pairs:
+        return status
+    pace = num_pairs / seconds
+    left = None if status.pending_pairs is None else status.pending_pairs / pace
+    return replace(status, pairs_per_second=pace, seconds_left=left)
 
 
 def render_status(status: Status) -> str:
@@ -130,6 +159,10 @@ def render_status(status: Status) -> str:
         *_economies(counts),
         f"  tokens    {counts.tokens:,}",
     ]
+    if status.pairs_per_second is not None:
+        left = "" if status.seconds_left is None else f", {duration(status.seconds_left)} left"
+        pace = f"{status.pairs_per_second:,.1f} pairs/s since the first look"
+        lines.append(f"  pace      {pace}{left}")
     if status.holder is not None:
         lines.append(f"  at work   {status.holder}")
     lines += [f"  failed    {message}" for message in status.failures[:5]]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TextIO
 
-from shardrank.job.progress import Progress
+from shardrank.job.observers import Observer
+from shardrank.job.progress import Progress, Standing
 from shardrank.store.plan import Plan
 from shardrank.types import Counts, Receipt
 
@@ -16,27 +17,45 @@ class Watch:
     """Receipts in; progress on a stream, and afterwards what was done and what failed.
 
     done: numbers of the units that were committed before this execution.
+    tell: is given the standing now and then. observers: are told of each receipt.
     """
 
-    def __init__(self, plan: Plan, done: Collection[int], stream: TextIO | None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        done: Collection[int],
+        stream: TextIO | None,
+        *,
+        tell: Callable[[Standing], None] | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> None:
         pending = [unit.num_pairs for unit in plan.units if unit.number not in done]
         known = [pairs for pairs in pending if pairs is not None]
         self._progress: Progress | None = None
-        if stream is not None and pending:
+        if (stream is not None or tell is not None) and pending:
             self._progress = Progress(
                 stream,
                 total_units=len(plan.units),
                 done_units=len(done),
                 total_pairs=sum(known) if len(known) == len(pending) else None,
+                tell=tell,
             )
+        self._observers = observers
         self._failures: Counter[str] = Counter()
         self._messages: dict[str, str] = {}
         self._first_at = self._last_at = time.monotonic()
         self.num_done = 0
         self.counts = Counts()
 
+    def begin(self) -> None:
+        """The cluster is connected, and units begin to move."""
+        for observer in self._observers:
+            observer.begin()
+
     def add(self, receipt: Receipt) -> None:
         """Take one receipt in."""
+        for observer in self._observers:
+            observer.add(receipt)
         if self._progress is not None:
             self._progress.add(receipt)
         if receipt.outcome == "failed":

@@ -17,12 +17,16 @@ import numpy as np
 import pyarrow as pa
 
 from shardrank.engine.model import TOKENIZER_NAME, PreparedModel, file_sha256
+from shardrank.engine.paged_session import PagedSession
 from shardrank.engine.prompt import PromptBuilder
 from shardrank.engine.ranking import log_odds
 from shardrank.engine.reranker import Reranker
 from shardrank.engine.tokenizer import Tokenizer
 from shardrank.errors import BadRowError, ModelError, ShardError, ShardrankError
+from shardrank.job.logs import worker_name
+from shardrank.job.metered import MeteredSession
 from shardrank.job.model_folder import local_folder, verified_folder
+from shardrank.job.notes import ScorerNotes, note_read, note_written
 from shardrank.job.pairs import hashes_of, pairs_to_score, tokenize
 from shardrank.job.parcel import Fault, Order, Parcel
 from shardrank.job.spec import JobSpec
@@ -68,6 +72,10 @@ class Scorer:
         self._fault: Fault | None = None
         try:
             self._reranker = build_reranker(spec)
+            # A session over a paged graph plans for itself, without padding.
+            if not isinstance(self._reranker.session, PagedSession):
+                self._reranker.session = MeteredSession(self._reranker.session)
+            self._notes = ScorerNotes(spec, self._reranker.session)
         except ShardrankError as error:
             self._fault = _fault(error)
 
@@ -85,15 +93,19 @@ class Scorer:
         # Before anything may kill this process: what it leaves is counted by the next.
         if begin_attempt(self._spec.output, parcel.unit, *parcel.attempts) is None:
             return Parcel(parcel.unit, fault=_died_of(parcel.unit, parcel.attempts[1]))
+        taken_at = time.time()
         prompts = Prompts(parcel.token_ids, parcel.offsets, parcel.num_shared, parcel.truncated)
         logits = self._reranker.score_prompts(prompts)
-        return replace(
+        parcel = replace(
             parcel,
             token_ids=np.zeros(0, np.int32),
             log_odds=log_odds(logits),
             engine=self._reranker.description,
             seconds={**parcel.seconds, "score": time.monotonic() - started},
+            scorer=worker_name(),
         )
+        self._notes.scored(parcel, taken_at)
+        return parcel
 
 
 def build_reranker(spec: JobSpec) -> Reranker:
@@ -130,7 +142,7 @@ def _read(parcel: Parcel, poison: Sequence[int], spec: JobSpec) -> Parcel:
         prompts, pairs, rejections = tokenize(replace(rows, pair_ok=wanted), prompt_builder(spec))
     rejections += [rows.reject_row(row - unit.row_start, WORKER_DIED, _DEADLY) for row in poison]
     _refuse_bad_rows((*rows.rejections, *rejections), spec, unit)
-    return replace(
+    parcel = replace(
         parcel,
         rows=rows.to_ipc(),
         pairs=pairs,
@@ -145,7 +157,10 @@ def _read(parcel: Parcel, poison: Sequence[int], spec: JobSpec) -> Parcel:
         pair_hashes=hashes if spec.pair_hash and hashes is not None else parcel.pair_hashes,
         rejections=tuple(rejections),
         seconds={"read": time.monotonic() - started},
+        ready_at=time.time(),
     )
+    note_read(spec, parcel)
+    return parcel
 
 
 def _commit(parcel: Parcel, spec: JobSpec) -> Receipt:
@@ -180,7 +195,7 @@ def _commit(parcel: Parcel, spec: JobSpec) -> Receipt:
         choice=None if spec.cascade is None else choose(rows, spec.cascade),
     )
     _refuse_bad_rows(output.rejections, spec, unit)
-    return commit_unit(
+    receipt = commit_unit(
         spec.output,
         unit,
         spec.fingerprints,
@@ -192,6 +207,9 @@ def _commit(parcel: Parcel, spec: JobSpec) -> Receipt:
             reused_from=None if spec.reuse is None else spec.reuse.storage.display(),
         ),
     )
+    if receipt.outcome == "committed":
+        note_written(spec, parcel, receipt, output.rejections)
+    return replace(receipt, worker=parcel.scorer)
 
 
 def _refuse_bad_rows(rejections: Sequence[Rejection], spec: JobSpec, unit: Unit) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -16,23 +15,27 @@ class ColumnChunks:
     `metadata.row_group(i).column(j)` ends the whole process where a chunk's entry in the footer is
     damaged or encrypted (pyarrow 26: a C++ exception that nothing catches). Reading meets the same
     fault first, and raises it. So a read is begun on a file without content: it either finds the
-    fault in the footer, or comes as far as to ask for bytes, and then the entry is sound.
+    fault in the footer, or comes as far as to ask for bytes, and then the entries are sound: with
+    pre_buffer it looks at all of them before.
     """
 
     def __init__(self, metadata: Any, leaf: int) -> None:
+        """Raises what pyarrow raises for a damaged file."""
         self._metadata = metadata
         self._leaf = leaf
-        self._file = pq.ParquetFile(pa.PythonFile(_NoContent(), mode="r"), metadata=metadata)
+        groups = list(range(metadata.num_row_groups))
+        no_content = pa.PythonFile(_NoContent(), mode="r")
+        file = pq.ParquetFile(no_content, metadata=metadata, pre_buffer=True)
+        try:
+            if groups:
+                file.reader.read_row_groups(groups, column_indices=[leaf], use_threads=False)
+        except _AskedForBytesError as error:
+            # Arrow keeps the error as long as the file, and its frames would keep the file: for
+            # ever, since the garbage collector cannot see what Arrow holds.
+            error.__traceback__ = None
 
     def sizes(self, row_group: int) -> tuple[int, int]:
-        """Number of values (items, plus null and empty lists) and uncompressed bytes.
-
-        Raises what pyarrow raises for a damaged file.
-        """
-        with suppress(_AskedForBytesError):
-            self._file.reader.read_row_groups(
-                [row_group], column_indices=[self._leaf], use_threads=False
-            )
+        """Number of values (items, plus null and empty lists) and uncompressed bytes."""
         chunk = self._metadata.row_group(row_group).column(self._leaf)
         return chunk.num_values, chunk.total_uncompressed_size
 

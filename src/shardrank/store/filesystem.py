@@ -119,8 +119,10 @@ class Storage:
         with self._translated("read", path):
             return self._files.read_bytes(path)
 
-    def open_input(self, path: str) -> Any:
+    def open_input(self, path: str, size: int | None = None) -> Any:
         """A file for random access by pyarrow, as a context. Raises FileNotFoundError.
+
+        size: bytes, where a listing has told just now; saves a request on remote stores.
 
         Failures of the store while pyarrow reads are InputError or OutputError too, so that a
         network that fails is never taken for a file that is broken.
@@ -129,15 +131,17 @@ class Storage:
         if isinstance(files, LocalFiles):
             with self._translated("read", path):
                 return files.open_input(path)
-        found = self.stat(path)
-        if found is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.display(path))
+        if size is None:
+            found = self.stat(path)
+            if found is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.display(path))
+            size = found.size
 
         def fetch(start: int, stop: int) -> bytes:
             with self._translated("read", path):
                 return files.read_range(path, start, stop)
 
-        return pa.PythonFile(RangeFile(fetch, found.size), mode="r")
+        return pa.PythonFile(RangeFile(fetch, size), mode="r")
 
     def create_exclusive(self, path: str, data: bytes) -> None:
         """Write a file that was not there; it appears whole or not at all.

@@ -23,6 +23,7 @@ from shardrank.types import Int64Array, Layout, Shard
 
 _NUM_THREADS_LOCAL = 4
 _NUM_THREADS_REMOTE = 32
+_SHARDS_A_CALL = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,14 @@ def read_footers(
     schemas: dict[bytes, Any] = {}
     read = partial(_read, storage, layout=layout, columns=columns, schemas=schemas)
     num_threads = _NUM_THREADS_LOCAL if storage.is_local else _NUM_THREADS_REMOTE
+
+    def read_some(start: int) -> list[Footer]:
+        return [read(shard) for shard in shards[start : start + _SHARDS_A_CALL]]
+
     with ThreadPoolExecutor(num_threads, thread_name_prefix="footers") as threads:
-        return list(threads.map(read, shards))
+        # A call that waits takes more memory than a footer, so there are few of them.
+        parts = threads.map(read_some, range(0, len(shards), _SHARDS_A_CALL))
+        return [footer for part in parts for footer in part]
 
 
 def _read(
@@ -106,7 +113,7 @@ def _read_file(
     schemas: dict[bytes, Any],
 ) -> Footer:
     with (
-        storage.open_input(shard.path) as source,
+        storage.open_input(shard.path, shard.size) as source,
         pq.ParquetFile(source, page_checksum_verification=True) as file,
     ):
         groups = _row_groups(file.metadata, layout, columns)

@@ -14,7 +14,7 @@ import numpy as np
 
 from shardrank.errors import InputError
 from shardrank.store.filesystem import Storage, absolute
-from shardrank.store.footers import Footer
+from shardrank.store.footers import Footer, RowGroup
 from shardrank.store.listing import File, is_hidden
 from shardrank.store.pattern import Pattern
 from shardrank.types import Int64Array, Layout, Shard, Unit
@@ -26,6 +26,8 @@ _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _BYTES_PER_PAIR = 1024
 _ALL_BYTES_PER_PAIR = 16 * 1024
 _MIN_FILE_BYTES_PER_UNIT = 64
+_TAIL_SHARE, _TAIL_CUT, _TAIL_FROM_UNITS = 0.1, 4, 20
+"""The last tenth is cut smaller, so that at the end no actor waits long for another's unit."""
 
 
 def list_shards(path: str, output: Storage | None = None) -> tuple[Storage, list[Shard]]:
@@ -94,15 +96,22 @@ def cut_units(footers: Sequence[Footer], unit_pairs: int, layout: Layout) -> lis
 
     Cuts fall on row-group boundaries; a row group that is too large is cut by rows. In the pairs
     layout each cut moves on to where the next query begins, so that a query is never divided. A
-    shard that cannot be read, or has no rows, is one unit. Every row is in exactly one unit.
+    shard that cannot be read, or has no rows, is one unit. Every row is in exactly one unit. Where
+    there are many, those at the end are smaller.
     """
     units: list[Unit] = []
-    for footer in footers:
+    costs = [sum(map(_cost, footer.row_groups)) for footer in footers]
+    tail_begins = sum(costs) * (1 - _TAIL_SHARE)
+    if sum(costs) < _TAIL_FROM_UNITS * unit_pairs:
+        tail_begins = float("inf")
+    cost_before = 0
+    for footer, cost in zip(footers, costs, strict=True):
         shard = footer.shard
         if shard.num_rows is None or footer.fault is not None:
             units.append(Unit(len(units), shard, 0, shard.num_rows, None))
             continue
-        cuts = _cuts(footer, unit_pairs)
+        cuts = _cuts(footer, unit_pairs, tail_begins - cost_before)
+        cost_before += cost
         if layout == "pairs":
             cuts = footer.next_query_starts(cuts)
         bounds = np.unique(np.concatenate([[0], cuts, [shard.num_rows]])).tolist()
@@ -179,30 +188,39 @@ def _refuse_overlap(
             )
 
 
-def _cuts(footer: Footer, unit_pairs: int) -> Int64Array:
-    """The rows, in order, where units would begin if queries could be divided."""
+def _cuts(footer: Footer, unit_pairs: int, tail_begins: float) -> Int64Array:
+    """The rows, in order, where units would begin if queries could be divided.
+
+    tail_begins: the cost from the shard's start after which units are smaller.
+    """
     # A damaged footer may claim any number of rows; it must not become any number of units.
     most = 1 + footer.shard.size // _MIN_FILE_BYTES_PER_UNIT
     cuts: list[int] = []
-    row, open_cost = 0, 0
+    row, open_cost, all_cost = 0, 0, 0
     for group in footer.row_groups:
-        cost = _cost(group.num_pairs, group.num_text_bytes, group.num_bytes)
-        if open_cost and open_cost + cost > unit_pairs:
+        cost = _cost(group)
+        size = unit_pairs if all_cost < tail_begins else max(1, unit_pairs // _TAIL_CUT)
+        if open_cost and open_cost + cost > size:
             cuts.append(row)
             open_cost = 0
-        slices = max(1, min(-(-cost // unit_pairs), group.num_rows, most))
+        slices = max(1, min(-(-cost // size), group.num_rows, most))
         cuts += [row + group.num_rows * i // slices for i in range(1, slices)]
         row += group.num_rows
         open_cost += cost
+        all_cost += cost
     return np.asarray(cuts, np.int64)
 
 
-def _cost(num_pairs: int, num_text_bytes: int, num_bytes: int) -> int:
+def _cost(group: RowGroup) -> int:
     """Pairs that cost as much to score as these: long documents count for more.
 
     The bytes of all columns count far less: they bound the memory of a unit, not its time.
     """
-    return max(num_pairs, num_text_bytes // _BYTES_PER_PAIR, num_bytes // _ALL_BYTES_PER_PAIR)
+    return max(
+        group.num_pairs,
+        group.num_text_bytes // _BYTES_PER_PAIR,
+        group.num_bytes // _ALL_BYTES_PER_PAIR,
+    )
 
 
 def _num_pairs(footer: Footer, start: int, stop: int) -> int:

@@ -1,0 +1,108 @@
+"""Nodes of different kinds, that come and go while a job runs.
+
+Three Ray nodes on this machine: a head without CPUs, one that reads and writes, one that scores.
+Custom resources stand for the GPUs of a real pool.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from commands import start_shardrank
+from shardrank.store.filesystem import Storage
+from shardrank.store.verify import verify
+from tables import row, write_nested
+
+pytestmark = pytest.mark.ray
+
+OPEN = {"RAY_AUTH_MODE": "disabled"}
+SCORER = {"num_cpus": 1, "resources": {"scorer": 1}}
+SETTINGS = (
+    "units.pairs=16",
+    "cluster.actor_resources={scorer = 1}",
+    "cluster.task_resources={reader = 0.01}",
+    "cluster.cpus_per_actor=0.5",
+    "cluster.max_actors=2",
+    "logging.format=json",
+)
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    for name, value in OPEN.items():
+        monkeypatch.setenv(name, value)
+    cluster = Cluster()
+    try:
+        cluster.add_node(num_cpus=0)
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def committed_by(lines: Iterator[str]) -> Iterator[str]:
+    """The scorer of each unit that is committed, as the job's log tells it."""
+    for line in lines:
+        event = json.loads(line) if line.startswith("{") else {}
+        if event.get("message") == "committed":
+            yield event["worker"]
+
+
+def nodes_of_stages(session: Path) -> dict[str, set[str]]:
+    """Which nodes did what, from the logs of the workers."""
+    found = defaultdict(set)
+    for file in (session / "logs").glob("worker-*.err"):
+        for line in file.read_text().splitlines():
+            if line.startswith('{"time"'):
+                event: dict[str, Any] = json.loads(line)
+                found[event["message"]].add(event["node"])
+    return found
+
+
+def test_scorers_keep_to_their_nodes_take_a_new_one_and_lose_one(
+    nodes: Cluster, tmp_path: Path
+) -> None:
+    reader = nodes.add_node(num_cpus=2, resources={"reader": 1})
+    first = nodes.add_node(**SCORER)
+    write_nested(tmp_path / "in" / "a.parquet", [row(i) for i in range(1200)], row_group_size=50)
+    output = f"{tmp_path}/out"
+    job = start_shardrank(
+        *("rerank", "--input", f"{tmp_path}/in", "--output", output, "--model", "demo"),
+        *("--set", f"cluster.address={nodes.address}"),
+        *(part for setting in SETTINGS for part in ("--set", setting)),
+        **OPEN,
+    )
+    try:
+        scorers = committed_by(iter(job.stdout.readline, ""))
+        one = next(scorers)
+        assert [next(scorers) for _ in range(20)] == [one] * 20
+
+        added = time.monotonic()
+        second = nodes.add_node(**SCORER)
+        other = next(scorer for scorer in scorers if scorer != one)
+        seconds_to_use = time.monotonic() - added
+
+        nodes.remove_node(first, allow_graceful=False)
+        after = list(scorers)
+        job.wait(timeout=120)
+    finally:
+        job.kill()
+    assert job.returncode == 0
+    print(f"a new node was used after {seconds_to_use:.1f} s")
+    assert seconds_to_use < 60
+    assert other in after[-20:]
+    assert one not in after[-20:]
+    repeated = [name for name in os.listdir(f"{output}/_shardrank/attempts") if "-1." not in name]
+    assert len(repeated) <= 4, "more was done again than the lost actor held"
+    assert verify(f"{tmp_path}/in", Storage(output, "output")).problems == ()
+    places = nodes_of_stages(Path(first.get_session_dir_path()))
+    assert places["score"] == {first.node_id, second.node_id}
+    assert places["read"] | places["write"] == {reader.node_id}
