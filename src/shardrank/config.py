@@ -147,6 +147,7 @@ class ClusterConfig(_Section):
     cpus_per_actor: Annotated[float, Field(gt=0.0)] | None = None
     gpus_per_actor: Annotated[float, Field(ge=0.0)] = 0.0
     no_progress_seconds: Annotated[int, Field(ge=1)] = 1800
+    drain_seconds: Annotated[float, Field(ge=0.0)] = 20.0
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> ClusterConfig:

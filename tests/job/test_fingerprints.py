@@ -53,6 +53,7 @@ NEUTRAL = {
     "cluster.cpus_per_actor": "2",
     "cluster.gpus_per_actor": "1",
     "cluster.no_progress_seconds": "5",
+    "cluster.drain_seconds": "5",
     "lease.seconds": "5",
 }
 

@@ -19,6 +19,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from shardrank.job import worker
 from shardrank.job.cluster import SMALL_TASK_CPUS, Shape
+from shardrank.job.drain import RemoteBrake
 from shardrank.job.parcel import Order
 from shardrank.job.spec import JobSpec
 from shardrank.types import Receipt
@@ -31,9 +32,15 @@ TASKS_IN_FLIGHT = 2
 
 
 def run_units(
-    spec: JobSpec, orders: Sequence[Order], shape: Shape, no_progress_seconds: int
+    spec: JobSpec,
+    orders: Sequence[Order],
+    shape: Shape,
+    no_progress_seconds: int,
+    brake: RemoteBrake,
 ) -> Iterator[Receipt]:
     """Score and commit units; one receipt each as they finish, in no particular order.
+
+    brake: asked before a unit begins.
 
     A unit whose process died, or that Ray gave up, has no receipt: the caller compares with the
     store, which is the only truth.
@@ -43,11 +50,11 @@ def run_units(
         one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
         dataset = dataset.map_batches(
-            partial(worker.read, spec=spec), num_cpus=SMALL_TASK_CPUS, **one_row
+            partial(worker.read, spec=spec, brake=brake), num_cpus=SMALL_TASK_CPUS, **one_row
         )
         dataset = dataset.map_batches(
             worker.Scorer,
-            fn_constructor_args=(spec,),
+            fn_constructor_args=(spec, brake),
             compute=ActorPoolStrategy(
                 min_size=shape.min_actors,
                 max_size=shape.max_actors,
