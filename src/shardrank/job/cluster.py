@@ -17,6 +17,7 @@ from ray._private import ray_constants
 
 from shardrank.config import Config
 from shardrank.errors import ConfigError, ShardrankError
+from shardrank.job.lost_cluster import ClusterWatch, Farewell
 
 LOCAL = "local"
 """The address that means a cluster of our own on this machine."""
@@ -40,12 +41,15 @@ class Shape:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[bool]:
+def connected(address: str | None, farewell: Farewell = lambda error: None) -> Iterator[bool]:
     """A connection to a running cluster, or to one of this machine's own for as long as it lasts.
 
     Inside a Ray job (RAY_ADDRESS), or where `address` says so, a running cluster is taken; one that
     merely runs on this machine is not, since it may be somebody else's. Gives True for a cluster
     of our own, which has no more machines than this one.
+
+    farewell: called with the error before the process is ended, where the cluster was lost and a
+    call to Ray hangs for good.
     """
     if ray.is_initialized():
         yield False
@@ -59,10 +63,14 @@ def connected(address: str | None) -> Iterator[bool]:
             "for a token, set RAY_AUTH_MODE=token; or set cluster.address to local to use this "
             "machine alone"
         ) from error
+    watch = ClusterWatch(ray.get_runtime_context().gcs_address, farewell)
     try:
         yield is_own
     finally:
-        ray.shutdown()
+        watch.leave()
+        if not watch.is_lost:  # else it would hang
+            ray.shutdown()
+            watch.close()
 
 
 def require_devices(config: Config, nodes: list[dict[str, Any]], *, is_own: bool) -> None:
