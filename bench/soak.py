@@ -39,7 +39,7 @@ SHARDRANK = [sys.executable, "-m", "shardrank"]
 CANDIDATES = PROJECT / "src/shardrank/demo/candidates"
 BUCKET = "soak"
 XQUAD = PROJECT.parent / "shared/data/xquad-r"
-NUM_ROWS = 150
+NUM_ROWS = 120
 """Of each shard of XQuAD-R: a round is to last some minutes."""
 NUM_COPIES = 4
 """Of the built-in candidates, for the same reason."""

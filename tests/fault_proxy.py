@@ -104,7 +104,7 @@ def _entries(listing: bytes) -> list[bytes]:
 def fault_proxy(proxy: FaultProxy) -> Iterator[str]:
     """The proxy's URL, for AWS_ENDPOINT_URL."""
     handler = type("Handler", (_Handler,), {"proxy": proxy})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = _Server(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
@@ -113,6 +113,11 @@ def fault_proxy(proxy: FaultProxy) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Nothing: clients that were killed hang up."""
 
 
 class _Handler(BaseHTTPRequestHandler):

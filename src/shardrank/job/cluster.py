@@ -129,6 +129,8 @@ def _initialise(address: str | None) -> bool:
     # actors' constructor arguments in the object store; the job prints a line of its own.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Ray Data would start an actor, and a thread that never ends, to count what it is used for.
+    os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     wanted = address or os.environ.get("RAY_ADDRESS") or LOCAL
     if wanted == LOCAL:

@@ -8,9 +8,11 @@ a unit that kills its process must not be tried for ever, as it is by default (m
 from __future__ import annotations
 
 import json
+import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -29,6 +31,9 @@ TRIES_PER_UNIT = 3
 them before."""
 TASKS_IN_FLIGHT = 2
 """Per actor: with one the pool never grows, and the actor waits for its next unit."""
+
+_THREADS_SECONDS = 3.0
+_SLEEPS_FOR_GOOD = "Prefetcher"
 
 
 def run_units(
@@ -69,8 +74,10 @@ def run_units(
         dataset = dataset.map_batches(
             partial(worker.write, spec=spec), num_cpus=SMALL_TASK_CPUS, **one_row
         )
-        for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
-            yield Receipt.from_dict(json.loads(batch["receipt"][0].as_py()))
+        batches = iter(dataset.iter_batches(**one_row, prefetch_batches=0))
+        with closing(batches):
+            for batch in batches:
+                yield Receipt.from_dict(json.loads(batch["receipt"][0].as_py()))
 
 
 @contextmanager
@@ -87,6 +94,7 @@ def _data_context(no_progress_seconds: int) -> Iterator[None]:
         "execution_no_progress_timeout_s": no_progress_seconds,
     }
     before = {name: getattr(context, name) for name in ours}
+    threads = set(threading.enumerate())
     for name, value in ours.items():
         setattr(context, name, value)
     try:
@@ -97,3 +105,9 @@ def _data_context(no_progress_seconds: int) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(context, name, value)
+        # One of Ray Data's that still asks for a block after ray.shutdown() would have Ray's core
+        # end the process there and then, with exit code 1.
+        deadline = time.monotonic() + _THREADS_SECONDS
+        for thread in set(threading.enumerate()) - threads:
+            if thread.name != _SLEEPS_FOR_GOOD:
+                thread.join(max(0.0, deadline - time.monotonic()))
