@@ -187,6 +187,7 @@ class Soak:
     def _end(self, driver: subprocess.Popen[str]) -> int:
         """Wait for a command; what it printed is shown where it does not look as it should."""
         printed, _ = driver.communicate()
+        print((printed.strip().splitlines() or [""])[-1], flush=True)
         if "Traceback" in printed or driver.returncode not in (0, *RESUMABLE):
             print(printed, flush=True)
             return 1 if "Traceback" not in printed else TRACEBACK
@@ -198,6 +199,8 @@ class Soak:
         command = [*SHARDRANK, "rerank", "--input", f"s3://{BUCKET}/in", "--model", "demo"]
         command += ["--output", f"s3://{BUCKET}/{output}", "--set", f"units.pairs={UNIT_PAIRS}"]
         command += ["--set", "cluster.address=local", "--set", "errors.max_rejected_fraction=0"]
+        if XQUAD.exists():
+            command += ["--set", "input.columns.doc_id=id"]
         return subprocess.Popen(
             command,
             env=self.environment,
