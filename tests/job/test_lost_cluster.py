@@ -73,29 +73,62 @@ def head() -> Iterator[Head]:
     head.kill()
 
 
-def test_a_lost_cluster_ends_the_job_with_our_message_and_the_rest_can_be_done(
+class Started:
+    """A job in mid-run."""
+
+    def __init__(self, root: Path, *settings: str, **variables: str) -> None:
+        rows = [row(number, 24) for number in range(NUM_UNITS)]
+        write_nested(root / "in" / "a.parquet", rows, row_group_size=1)
+        self.input, self.output = root / "in", root / "out"
+        self.command = ["rerank", "--input", str(self.input), "--output", str(self.output)]
+        self.command += ["--model", "demo", "--set", "units.pairs=24"]
+        more = [part for setting in settings for part in ("--set", setting)]
+        self.process = start_shardrank(*self.command, *more, **variables)
+        deadline = time.monotonic() + 200
+        while len(list(self.output.glob("*.parquet"))) < 3:
+            assert self.process.poll() is None, self.process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def ends_resumable(self) -> str:
+        """What it printed."""
+        printed, _ = self.process.communicate(timeout=120)
+        assert self.process.returncode == 3, printed
+        assert printed.count("the same command again") == 1, printed
+        report = json.loads((self.output / "_shardrank/report.json").read_text())
+        assert report["error"] == "IncompleteError"
+        return printed
+
+    def goes_on(self) -> None:
+        resumed = shardrank(*self.command)
+        assert resumed.returncode == 0, resumed.stderr
+        assert shardrank("verify", self.input, self.output).returncode == 0
+
+
+def test_a_running_cluster_that_is_lost_ends_the_job_with_our_message(
     head: Head, tmp_path: Path
 ) -> None:
-    rows = [row(number, 24) for number in range(NUM_UNITS)]
-    write_nested(tmp_path / "in" / "a.parquet", rows, row_group_size=1)
-    output = tmp_path / "out"
-    command = ["rerank", "--input", str(tmp_path / "in"), "--output", str(output)]
-    command += ["--model", "demo", "--set", "units.pairs=24"]
-    attached = ["--set", f"cluster.address={head.address}"]
-    job = start_shardrank(*command, *attached, **head.variables)
-    deadline = time.monotonic() + 200
-    while len(list(output.glob("*.parquet"))) < 3:
-        assert job.poll() is None, job.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    job = Started(tmp_path, f"cluster.address={head.address}", **head.variables)
     head.kill()
-    printed, _ = job.communicate(timeout=120)
-    assert job.returncode == 3, printed
-    assert f":{head.port} was lost: its head did not answer" in printed
-    assert printed.count("the same command again") == 1
-    assert "Traceback" not in printed
-    report = json.loads((output / "_shardrank/report.json").read_text())
-    assert report["error"] == "IncompleteError"
-    resumed = shardrank(*command)
-    assert resumed.returncode == 0, resumed.stderr
-    assert shardrank("verify", tmp_path / "in", output).returncode == 0
+    assert f":{head.port} was lost: " in job.ends_resumable()
+    job.goes_on()
+
+
+@pytest.mark.parametrize(
+    ("daemon", "message"),
+    [
+        ("raylet", "was lost: Ray's daemon on this node (raylet) died"),
+        ("gcs_server", "was lost: its head did not answer for 40 seconds"),
+    ],
+)
+def test_a_cluster_of_our_own_that_dies_ends_the_job_with_our_message(
+    tmp_path: Path, daemon: str, message: str
+) -> None:
+    job = Started(tmp_path)
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            program = (folder / "cmdline").read_bytes().split(b"\0")[0]
+            if parent == job.process.pid and program.endswith(f"/{daemon}".encode()):
+                os.kill(int(folder.name), signal.SIGKILL)
+    assert message in job.ends_resumable()

@@ -53,6 +53,16 @@ def test_a_foreign_handler_that_exits_with_the_signal_means_the_same() -> None:
         connect()
 
 
+def test_a_foreign_handler_that_sets_an_alarm_does_not_end_the_cleaning_up() -> None:
+    def handle_with_alarm() -> None:
+        signal.alarm(60)
+        terminate()
+
+    with pytest.raises(IncompleteError), stops_on_sigterm():
+        handle_with_alarm()
+    assert signal.alarm(0) == 0
+
+
 def test_any_other_exit_stays_what_it_is() -> None:
     with pytest.raises(SystemExit), stops_on_sigterm():
         sys.exit(6)

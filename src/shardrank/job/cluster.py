@@ -63,14 +63,16 @@ def connected(address: str | None, farewell: Farewell = lambda error: None) -> I
             "for a token, set RAY_AUTH_MODE=token; or set cluster.address to local to use this "
             "machine alone"
         ) from error
-    watch = ClusterWatch(ray.get_runtime_context().gcs_address, farewell)
+    here = ray.get_runtime_context()
+    watch = ClusterWatch(here.gcs_address, _daemon_of(here.get_node_id()), farewell)
     try:
         yield is_own
     finally:
-        watch.leave()
-        if not watch.is_lost:  # else it would hang
-            ray.shutdown()
+        if watch.is_lost:
+            watch.leave()  # without ray.shutdown(), which would hang
+        else:
             watch.close()
+            ray.shutdown()
 
 
 def require_devices(config: Config, nodes: list[dict[str, Any]], *, is_own: bool) -> None:
@@ -129,6 +131,8 @@ def _initialise(address: str | None) -> bool:
     # actors' constructor arguments in the object store; the job prints a line of its own.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # The store says what was done; a traceback for each task that died would only hide that.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     # Ray Data would start an actor, and a thread that never ends, to count what it is used for.
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -138,6 +142,12 @@ def _initialise(address: str | None) -> bool:
     with _stderr_held_back(), _on_loopback() if wanted == LOCAL else nullcontext():
         ray.init(address=wanted, **options)
     return wanted == LOCAL
+
+
+def _daemon_of(node_id: str) -> str:
+    """HOST:PORT of a node's raylet."""
+    [node] = [node for node in ray.nodes() if node["NodeID"] == node_id]
+    return f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
 
 
 @contextmanager

@@ -109,5 +109,6 @@ def _data_context(no_progress_seconds: int) -> Iterator[None]:
         # end the process there and then, with exit code 1.
         deadline = time.monotonic() + _THREADS_SECONDS
         for thread in set(threading.enumerate()) - threads:
-            if thread.name != _SLEEPS_FOR_GOOD:
+            # Threads of other languages, which cannot be joined, are of another type.
+            if type(thread) is threading.Thread and thread.name != _SLEEPS_FOR_GOOD:
                 thread.join(max(0.0, deadline - time.monotonic()))

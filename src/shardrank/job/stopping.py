@@ -44,6 +44,8 @@ def stops_on_sigterm() -> Iterator[None]:
         # Ray's handler, which is in force while Ray connects, exits with the signal's number.
         if isinstance(error, SystemExit) and error.code != signal.SIGTERM:
             raise
+        # And its core, before that, sets an alarm that would end the process in three seconds.
+        signal.alarm(0)
         raise (_reasons.pop() if _reasons else IncompleteError(TERMINATED)) from None
     finally:
         _num_watched -= 1
