@@ -139,6 +139,8 @@ def _initialise(address: str | None) -> bool:
     wanted = address or os.environ.get("RAY_ADDRESS") or LOCAL
     if wanted == LOCAL:
         options["include_dashboard"] = False
+        # A cluster that nobody asked for by name must not report to Ray's makers.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with _stderr_held_back(), _on_loopback() if wanted == LOCAL else nullcontext():
         ray.init(address=wanted, **options)
     return wanted == LOCAL

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from shardrank.config_values import HOLDS_CREDENTIALS, holds_credentials
 from shardrank.errors import InputError, OutputError, OutputFullError, ShardrankError
 from shardrank.store.listing import File
 from shardrank.store.local import LocalFiles
@@ -62,9 +63,16 @@ class Storage:
     purpose: whether failures are those of the input or of the output.
 
     Pickles as these two strings: the connection is opened where, and when, it is first used.
+
+    Raises InputError or OutputError where the URL holds credentials.
     """
 
     def __init__(self, url: str, purpose: Purpose = "output") -> None:
+        if holds_credentials(url):
+            # Nothing of it is repeated, nor handed to a library that would.
+            kind = InputError if purpose == "input" else OutputError
+            protocol = url.partition("://")[0]
+            raise kind(f"the URL {protocol}://*** {HOLDS_CREDENTIALS}")
         self.url = absolute(url)
         self.purpose: Purpose = purpose
 
