@@ -128,7 +128,7 @@ class Soak:
             self.counts["units"] += len(expected)
             self.counts["pairs"] += sum(map(len, (r for t in expected.values() for r in t)))
             self.counts["attempts"] += sum(
-                "-probe-" not in path for path in self.fs.ls(self._inside(output, "attempts"))
+                "-probe-" not in path for path in self.fs.find(self._inside(output, "attempts"))
             )
         return clean
 
