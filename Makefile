@@ -12,7 +12,7 @@ else
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 endif
 
-.PHONY: demo test test-all test-extra check bench lock clean
+.PHONY: demo test test-all test-extra check bench soak lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/shardrank demo $(DEMO_FLAGS)
@@ -35,6 +35,10 @@ check: $(VENV)/.check
 
 bench: $(VENV)/.test
 	$(BIN)/python bench/engine.py
+
+# Kills and failing storage for SOAK_FLAGS="--minutes 10"; see docs/reliability.md.
+soak: $(VENV)/.test
+	$(BIN)/python bench/soak.py $(SOAK_FLAGS)
 
 # Pins of everything but torch, whose build only pip may choose.
 lock:

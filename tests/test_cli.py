@@ -202,6 +202,27 @@ def test_a_broken_line_of_pairs_is_named_by_its_number(
     assert "pairs.jsonl, line 2" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "rerank --input {url} --output out --model demo",
+        "plan --input in --output {url} --model demo",
+        "rerank --input in --output out --model {url}",
+        *("verify in {url}", "status {url}", "report {url}", "check {url}"),
+        *("score {url} query document", "prepare {url} --output model"),
+        "gather --run {url} --queries q --corpus c --output out",
+        "gather --run r --queries q --corpus c --output {url}",
+        *("evaluate {url} --qrels q", "labels {url} --format pointwise --output out"),
+    ],
+)
+def test_credentials_in_a_url_are_refused_by_every_command_and_not_repeated(command: str) -> None:
+    url = "s3://AKIAPLANTED:planted/secret@bucket/folder"
+    done = CliRunner().invoke(main, command.format(url=url).split())
+    assert done.exit_code == 1
+    assert "holds credentials" in done.output
+    assert "planted" not in done.output.lower()
+
+
 def test_every_command_explains_itself() -> None:
     for name in main.commands:
         result = run(name, "--help")

@@ -95,13 +95,21 @@ def test_credentials_in_a_path_are_refused_and_not_repeated(key: str) -> None:
     assert "planted" not in str(error.value)
 
 
-@pytest.mark.parametrize("path", ["s3://key:abc/sec@bucket/x", "s3://key:abc/def/x", "s3://k@b/x"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("s3://key:abc/sec@bucket/x", "s3://key:abc/def/x", "s3://k@b/x"),
+        "simplecache::s3://key:abc@bucket/x",
+    ],
+)
 def test_a_secret_with_a_slash_is_still_one(path: str) -> None:
     with pytest.raises(ConfigError, match="holds credentials"):
         load_config(None, [*FLAGS, f"input.path={path}"])
 
 
-@pytest.mark.parametrize("path", ["s3://bucket/a@b/c:d", "hdfs://name:8020/x", "http://h:80"])
+@pytest.mark.parametrize(
+    "path", ["s3://bucket/a@b/c:d", "hdfs://name:8020/x", "http://h:80", "zip::s3://b"]
+)
 def test_a_port_and_an_at_in_a_key_are_no_secret(path: str) -> None:
     assert load_config(None, [*FLAGS, f"input.path={path}"]).input.path == path
 

@@ -127,6 +127,7 @@ class ClusterConfig(_Section):
     actor_resources: Amounts = Field(default_factory=dict)
     task_resources: Amounts = Field(default_factory=dict)
     no_progress_seconds: Annotated[int, Field(ge=1)] = 1800
+    drain_seconds: Annotated[float, Field(ge=0.0)] = 20.0
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> ClusterConfig:

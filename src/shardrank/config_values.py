@@ -17,12 +17,18 @@ HOLDS_CREDENTIALS = (
 )
 
 
-def _refuse_credentials(path: str) -> str:
-    """Credentials in a URL would end up in logs and manifests.
+def holds_credentials(url: str) -> bool:
+    """Whether a URL, or one that it is chained to, names a user or a key.
 
-    A secret may hold a slash, so a colon that begins no port number is enough to refuse.
+    A secret may hold a slash, so a colon that begins no port number is enough.
     """
-    if re.match(r"^[a-z0-9+.-]+://[^/]*(@|:(?!\d+(/|$)))", path, flags=re.IGNORECASE):
+    pattern = r"(^|::)[a-z0-9+.-]+://[^/]*(@|:(?!\d+(/|$|::)|:))"
+    return re.search(pattern, url, flags=re.IGNORECASE) is not None
+
+
+def _refuse_credentials(path: str) -> str:
+    """Credentials in a URL would end up in logs and manifests."""
+    if holds_credentials(path):
         raise ValueError(HOLDS_CREDENTIALS)
     return path
 

@@ -1,3 +1,9 @@
+import os
+import socket
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+
 import pytest
 import ray
 
@@ -82,8 +88,45 @@ def test_a_dead_node_does_not_count() -> None:
     assert shape([node(CPU=8), {"Alive": False, "Resources": {"CPU": 8}}]).max_actors == 1
 
 
+def descendants(pid: int) -> set[str]:
+    """The processes below one."""
+    children = defaultdict(set)
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            children[parent].add(folder.name)
+    found, new = set(), children[str(pid)]
+    while new:
+        found |= new
+        new = set().union(*(children[one] for one in new))
+    return found
+
+
+def listens_on(pid: str) -> list[str]:
+    """The IPv4 and IPv6 addresses on which a process takes connections from others."""
+    sockets = set()
+    with suppress(OSError):
+        sockets = {os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()}
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == "0A" and f"socket:[{rest[5]}]" in sockets:
+                # Words of the machine's own order; an IPv6 address may stand for an IPv4 one.
+                words = bytes.fromhex(local.partition(":")[0])
+                address = b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4))
+                mapped = address.removeprefix(bytes(10) + b"\xff\xff")
+                family = socket.AF_INET if len(mapped) == 4 else socket.AF_INET6
+                found.append(socket.inet_ntop(family, mapped))
+    return found
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 def test_a_cluster_of_our_own_is_not_open_to_the_network() -> None:
     assert ray.get_runtime_context().gcs_address.startswith("127.0.0.1:")
     assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
+    ours = {str(os.getpid()), *descendants(os.getpid())}
+    found = [address for pid in ours for address in listens_on(pid)]
+    assert len(found) > 3
+    assert set(found) == {"127.0.0.1"}

@@ -68,6 +68,7 @@ NEUTRAL = {
     "cluster.actor_resources": "{scorer = 1.0}",
     "cluster.task_resources": "{reader = 1.0}",
     "cluster.no_progress_seconds": "5",
+    "cluster.drain_seconds": "5",
     "lease.seconds": "5",
     "logging.format": "json",
 }

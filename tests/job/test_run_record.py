@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from shardrank.config import load_config
+from shardrank.job.drain import Brake
 from shardrank.job.opening import Job
 from shardrank.job.parcel import Order
 from shardrank.job.rerank import rerank
@@ -38,7 +39,8 @@ class ByHand:
     def do_one(self, seconds: float = 0.0) -> None:
         self.now += 10
         spec = self.job.spec(threads=1)
-        write(Scorer(spec)(read(one_row(self.pending.pop(0)), spec)), spec)
+        brake = Brake()
+        write(Scorer(spec, brake)(read(one_row(self.pending.pop(0)), spec, brake)), spec)
 
     def finish(self) -> None:
         while self.pending:
@@ -76,7 +78,7 @@ def test_a_job_that_fails_says_with_which_code(folders, tmp_path) -> None:
     job = folders.open(*settings)
     spec = job.spec(threads=1)
     for unit in job.plan.units:
-        write(Scorer(spec)(read(one_row(unit), spec)), spec)
+        write(Scorer(spec, Brake())(read(one_row(unit), spec, Brake())), spec)
     with pytest.raises(Exception, match="rejected"):
         folders.run(*settings)
     report = json.loads((folders.output / "_shardrank" / "report.json").read_text())

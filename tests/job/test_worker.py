@@ -1,5 +1,6 @@
 import json
 import pickle
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -8,6 +9,7 @@ from shardrank.config import load_config
 from shardrank.engine.model import file_sha256
 from shardrank.errors import ConfigError
 from shardrank.job.cluster import require_devices
+from shardrank.job.drain import Brake
 from shardrank.job.opening import open_job
 from shardrank.job.parcel import Order
 from shardrank.job.worker import Scorer, read, write
@@ -41,6 +43,13 @@ def scored(folders, *settings: str):
     return job, job.spec(threads=1)
 
 
+def finished(spec, parcel: pa.Table, scorer: Scorer | None = None) -> dict[str, Any]:
+    """The receipt of a unit that was read."""
+    scored = (scorer or Scorer(spec, Brake()))(parcel)
+    receipt: dict[str, Any] = json.loads(write(scored, spec)["receipt"][0].as_py())
+    return receipt
+
+
 def one_row(unit) -> pa.Table:
     return pa.Table.from_pylist([Order(unit, 1, 3).to_row()])
 
@@ -56,8 +65,8 @@ def test_a_model_exchanged_while_the_job_runs_scores_nothing(folders, tmp_path, 
     description = json.loads((tmp_path / "model" / "reranker.json").read_text())
     description["files"][name] = file_sha256(file)
     (tmp_path / "model" / "reranker.json").write_text(json.dumps(description))
-    parcel = read(one_row(job.plan.units[0]), spec)
-    receipt = json.loads(write(Scorer(spec)(parcel), spec)["receipt"][0].as_py())
+    parcel = read(one_row(job.plan.units[0]), spec, Brake())
+    receipt = finished(spec, parcel)
     assert receipt["code"] == "ModelError"
     assert "exchanged while the job ran" in receipt["message"]
     assert not list(folders.output.glob("*.parquet"))
@@ -67,8 +76,8 @@ def test_a_unit_passes_all_stages_without_ray(folders, tmp_path) -> None:
     write_nested(folders.input / "a.parquet", [row(1), row(2)])
     fake_model(tmp_path / "model")
     job, spec = scored(folders, f"model.path={tmp_path}/model")
-    parcel = read(one_row(job.plan.units[0]), spec)
-    receipt = json.loads(write(Scorer(spec)(parcel), spec)["receipt"][0].as_py())
+    parcel = read(one_row(job.plan.units[0]), spec, Brake())
+    receipt = finished(spec, parcel)
     assert (receipt["outcome"], receipt["counts"]["pairs_out"]) == ("committed", 8)
     assert folders.problems() == ()
 
@@ -81,9 +90,7 @@ def test_what_a_job_cut_is_no_problem_to_verify(folders, tmp_path, layout, setti
     fake_model(tmp_path / "model")
     job, spec = scored(folders, f"model.path={tmp_path}/model", setting, f"input.layout={layout}")
     for unit in job.plan.units:
-        receipt = json.loads(
-            write(Scorer(spec)(read(one_row(unit), spec)), spec)["receipt"][0].as_py()
-        )
+        receipt = finished(spec, read(one_row(unit), spec, Brake()))
         assert receipt["outcome"] == "committed"
     assert folders.problems() == ()
 
@@ -98,7 +105,7 @@ def test_a_row_that_is_known_to_kill_is_rejected_and_not_scored(folders, tmp_pat
     [unit] = job.plan.units
     note_poison(job.output, unit, 1)
     order = pa.Table.from_pylist([Order(unit, 1, 3, (1,)).to_row()])
-    receipt = json.loads(write(Scorer(spec)(read(order, spec)), spec)["receipt"][0].as_py())
+    receipt = finished(spec, read(order, spec, Brake()))
     assert receipt["counts"]["rows_rejected"] == 1
     assert folders.problems() == ()
 
@@ -107,9 +114,25 @@ def test_a_unit_that_used_up_its_attempts_is_not_scored(folders, tmp_path) -> No
     write_nested(folders.input / "a.parquet", [row(1)])
     fake_model(tmp_path / "model")
     job, spec = scored(folders, f"model.path={tmp_path}/model")
-    parcel = read(one_row(job.plan.units[0]), spec)
-    scorer = Scorer(spec)
+    parcel = read(one_row(job.plan.units[0]), spec, Brake())
+    scorer = Scorer(spec, Brake())
     for _ in range(3):
         scorer(parcel)
-    receipt = json.loads(write(scorer(parcel), spec)["receipt"][0].as_py())
+    receipt = finished(spec, parcel, scorer)
     assert (receipt["outcome"], receipt["code"]) == ("failed", "worker_died")
+
+
+def test_once_the_brake_is_on_no_unit_begins_and_no_attempt_is_counted(folders, tmp_path) -> None:
+    rows = [row(number) for number in range(3)]
+    write_nested(folders.input / "a.parquet", rows, row_group_size=1)
+    fake_model(tmp_path / "model")
+    job, spec = scored(folders, f"model.path={tmp_path}/model", "units.pairs=1")
+    brake = Brake()
+    scorer = Scorer(spec, brake)
+    first, second, third = (one_row(unit) for unit in job.plan.units)
+    before, late = (read(order, spec, brake) for order in (first, second))
+    assert finished(spec, before, scorer)["outcome"] == "committed"
+    assert brake.put_on() == {0}
+    for parcel in (late, read(third, spec, brake)):
+        assert finished(spec, parcel, scorer)["code"] == "stopped"
+    assert [path.name for path in folders.output.glob("_shardrank/attempts/*")] == ["000000-1.json"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fault_proxy import FaultProxy, fault_proxy
-from shardrank.errors import InputError, OutputError
+from shardrank.errors import InputError, OutputError, OutputFullError
 from shardrank.store.filesystem import Storage
 from shardrank.store.remote import s3_connection
 from shardrank.testing import FaultKind, Faults, ProcessDied, failing_store
@@ -164,6 +164,37 @@ def test_an_s3_body_that_was_cut_short_is_read_again(proxy: FaultProxy, s3_bucke
     proxy.script("GET", "truncated")
     assert storage.read_bytes("name") == bytes(100_000)
     assert proxy.num_met["GET", "truncated"] == 1
+
+
+def test_s3_that_takes_no_more_says_so(proxy: FaultProxy, s3_bucket: str) -> None:
+    storage = Storage(f"{s3_bucket}/full")
+    proxy.script("PUT", "507")
+    with pytest.raises(OutputFullError, match="no space is left"):
+        storage.create_exclusive("name", b"data")
+    storage.create_exclusive("name", b"data")
+    proxy.script("PUT", "403")
+    with pytest.raises(OutputError, match="access was denied"):
+        storage.create_exclusive("other", b"data")
+
+
+def test_a_listing_of_s3_may_be_older_than_the_last_write(
+    proxy: FaultProxy, s3_bucket: str
+) -> None:
+    storage = Storage(f"{s3_bucket}/stale")
+    for name in "ab":
+        storage.create_exclusive(name, b"data")
+        assert storage.list_files()[-1].path == name
+    proxy.script("GET", "stale")
+    assert [file.path for file in storage.list_files()] == ["a"]
+    assert [file.path for file in storage.list_files()] == ["a", "b"]
+
+
+@pytest.mark.slow
+def test_s3_that_hangs_is_asked_again(proxy: FaultProxy, s3_bucket: str) -> None:
+    storage = Storage(f"{s3_bucket}/hangs")
+    proxy.script("PUT", "timeout")
+    storage.create_exclusive("name", b"data")
+    assert proxy.num_met["PUT", "timeout"] == 1
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -254,13 +255,13 @@ def test_an_unknown_kind_of_url_is_named() -> None:
 
 
 def test_secrets_of_a_url_are_not_shown() -> None:
-    url = "https://user:secret@host/data?X-Amz-Signature=secret"
+    url = "https://host/data?X-Amz-Signature=secret"
     assert "secret" not in Storage(url).display()
     assert "secret" not in redacted(f"cannot open {url}")
     assert "secret" not in repr(Storage(url))
 
 
-@pytest.mark.parametrize(
+SECRET_URLS = pytest.mark.parametrize(
     "url",
     [
         "s3://AKIA:abc/secret@bucket/x",
@@ -271,6 +272,18 @@ def test_secrets_of_a_url_are_not_shown() -> None:
         "https://secret@host/x",
     ],
 )
+
+
+@SECRET_URLS
+@pytest.mark.parametrize("purpose", ["input", "output"])
+def test_credentials_in_a_url_are_refused_and_not_repeated(url: str, purpose: Any) -> None:
+    with pytest.raises((InputError, OutputError), match="holds credentials") as error:
+        Storage(url, purpose)
+    assert "secret" not in str(error.value)
+    assert "AK" not in str(error.value)
+
+
+@SECRET_URLS
 def test_a_secret_that_holds_a_slash_is_not_shown(url: str) -> None:
     shown = redacted(f"cannot open {url} now")
     assert "secret" not in shown

@@ -17,6 +17,7 @@ from ray._private import ray_constants
 
 from shardrank.config import Config
 from shardrank.errors import ConfigError, ShardrankError
+from shardrank.job.lost_cluster import ClusterWatch, Farewell
 
 LOCAL = "local"
 """The address that means a cluster of our own on this machine."""
@@ -43,12 +44,15 @@ class Shape:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[bool]:
+def connected(address: str | None, farewell: Farewell = lambda error: None) -> Iterator[bool]:
     """A connection to a running cluster, or to one of this machine's own for as long as it lasts.
 
     Inside a Ray job (RAY_ADDRESS), or where `address` says so, a running cluster is taken; one that
     merely runs on this machine is not, since it may be somebody else's. Gives True for a cluster
     of our own, which has no more machines than this one.
+
+    farewell: called with the error before the process is ended, where the cluster was lost and a
+    call to Ray hangs for good.
     """
     if ray.is_initialized():
         yield False
@@ -62,10 +66,16 @@ def connected(address: str | None) -> Iterator[bool]:
             "for a token, set RAY_AUTH_MODE=token; or set cluster.address to local to use this "
             "machine alone"
         ) from error
+    here = ray.get_runtime_context()
+    watch = ClusterWatch(here.gcs_address, _daemon_of(here.get_node_id()), farewell)
     try:
         yield is_own
     finally:
-        ray.shutdown()
+        if watch.is_lost:
+            watch.leave()  # without ray.shutdown(), which would hang
+        else:
+            watch.close()
+            ray.shutdown()
 
 
 def require_devices(config: Config, nodes: list[dict[str, Any]], *, is_own: bool) -> None:
@@ -156,13 +166,28 @@ def _initialise(address: str | None) -> bool:
     # actors' constructor arguments in the object store; the job prints a line of its own.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # The store says what was done; a traceback for each task that died would only hide that.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    # Ray Data would start an actor, and a thread that never ends, to count what it is used for.
+    os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     wanted = address or os.environ.get("RAY_ADDRESS") or LOCAL
     if wanted == LOCAL:
         options["include_dashboard"] = False
+        # One slow moment of a busy machine must not have the head give up its only node, for which
+        # Ray ends the driver at once, without a word. A daemon that died is found out by its port.
+        os.environ.setdefault("RAY_health_check_failure_threshold", "1000")
+        # A cluster that nobody asked for by name must not report to Ray's makers.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with _stderr_held_back(), _on_loopback() if wanted == LOCAL else nullcontext():
         ray.init(address=wanted, **options)
     return wanted == LOCAL
+
+
+def _daemon_of(node_id: str) -> str:
+    """HOST:PORT of a node's raylet."""
+    [node] = [node for node in ray.nodes() if node["NodeID"] == node_id]
+    return f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import ray
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
+from shardrank.config import ClusterConfig
 from shardrank.errors import (
     BadRowError,
     IncompleteError,
@@ -18,6 +19,7 @@ from shardrank.errors import (
     OutputMismatchError,
 )
 from shardrank.job.cluster import Shape, shape_of
+from shardrank.job.drain import STOPPED, draining
 from shardrank.job.holding import Hold
 from shardrank.job.opening import Job
 from shardrank.job.parcel import Order
@@ -75,9 +77,7 @@ def run_pending(job: Job, watch: Watch, hold: Hold) -> None:
             for unit in pending
         ]
         if orders:
-            answered, is_whole = _one_pass(
-                spec, orders, shape, cluster.no_progress_seconds, watch, hold
-            )
+            answered, is_whole = _one_pass(spec, orders, shape, cluster, watch, hold)
             survived.update(
                 receipt.unit
                 for receipt in answered
@@ -102,18 +102,27 @@ def _one_pass(
     spec: JobSpec,
     orders: Sequence[Order],
     shape: Shape,
-    no_progress_seconds: int,
+    cluster: ClusterConfig,
     watch: Watch,
     hold: Hold,
 ) -> tuple[list[Receipt], bool]:
-    """The receipts that came, and whether Ray brought the pass to its end."""
+    """The receipts that came, and whether Ray brought the pass to its end.
+
+    Raises IncompleteError after a SIGTERM, once the units that had begun are done.
+    """
     answered = []
+    no_progress_seconds = cluster.no_progress_seconds
     try:
-        for receipt in run_units(spec, orders, shape, no_progress_seconds):
-            answered.append(receipt)
-            watch.add(receipt)
-            hold.require()
-            _raise_if_hopeless(receipt)
+        with draining(cluster.drain_seconds) as drain:
+            for receipt in run_units(spec, orders, shape, no_progress_seconds, drain.brake):
+                if receipt.code == STOPPED:
+                    continue
+                answered.append(receipt)
+                drain.answer(receipt.unit)
+                watch.add(receipt)
+                hold.require()
+                _raise_if_hopeless(receipt)
+        drain.require()
     except ExecutionTimeoutError as error:
         raise IncompleteError(
             f"no unit moved for {no_progress_seconds} seconds "

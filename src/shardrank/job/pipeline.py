@@ -8,9 +8,11 @@ a unit that kills its process must not be tried for ever, as it is by default (m
 from __future__ import annotations
 
 import json
+import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -20,6 +22,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from shardrank.job import worker
 from shardrank.job.cluster import SMALL_TASK_CPUS, Shape
+from shardrank.job.drain import RemoteBrake
 from shardrank.job.parcel import Order
 from shardrank.job.spec import JobSpec
 from shardrank.types import Receipt, Unit
@@ -32,18 +35,27 @@ UNITS_PER_EXECUTION = 50_000
 TASKS_IN_FLIGHT = 2
 """Per actor: with one the pool never grows, and the actor waits for its next unit."""
 
+_THREADS_SECONDS = 3.0
+_SLEEPS_FOR_GOOD = "Prefetcher"
+
 
 def run_units(
-    spec: JobSpec, orders: Sequence[Order], shape: Shape, no_progress_seconds: int
+    spec: JobSpec,
+    orders: Sequence[Order],
+    shape: Shape,
+    no_progress_seconds: int,
+    brake: RemoteBrake,
 ) -> Iterator[Receipt]:
     """Score and commit units; one receipt each as they finish, in no particular order.
+
+    brake: asked before a unit begins.
 
     A unit whose process died, or that Ray gave up, has no receipt: the caller compares with the
     store, which is the only truth.
     """
     if len(orders) > UNITS_PER_EXECUTION:
         for wave in waves(orders, UNITS_PER_EXECUTION):
-            yield from run_units(spec, wave, shape, no_progress_seconds)
+            yield from run_units(spec, wave, shape, no_progress_seconds, brake)
         return
     rows = [order.to_row() for order in orders]
     with _data_context(no_progress_seconds):
@@ -51,11 +63,11 @@ def run_units(
         small = {**one_row, "resources": dict(shape.task_resources)}
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
         dataset = dataset.map_batches(
-            partial(worker.read, spec=spec), num_cpus=SMALL_TASK_CPUS, **small
+            partial(worker.read, spec=spec, brake=brake), num_cpus=SMALL_TASK_CPUS, **small
         )
         dataset = dataset.map_batches(
             worker.Scorer,
-            fn_constructor_args=(spec,),
+            fn_constructor_args=(spec, brake),
             compute=ActorPoolStrategy(
                 min_size=shape.min_actors,
                 max_size=shape.max_actors,
@@ -71,8 +83,10 @@ def run_units(
         dataset = dataset.map_batches(
             partial(worker.write, spec=spec), num_cpus=SMALL_TASK_CPUS, **small
         )
-        for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
-            yield Receipt.from_dict(json.loads(batch["receipt"][0].as_py()))
+        batches = iter(dataset.iter_batches(**one_row, prefetch_batches=0))
+        with closing(batches):
+            for batch in batches:
+                yield Receipt.from_dict(json.loads(batch["receipt"][0].as_py()))
 
 
 def largest_first(units: Sequence[Unit]) -> list[Unit]:
@@ -104,6 +118,7 @@ def _data_context(no_progress_seconds: int) -> Iterator[None]:
         "execution_no_progress_timeout_s": no_progress_seconds,
     }
     before = {name: getattr(context, name) for name in ours}
+    threads = set(threading.enumerate())
     for name, value in ours.items():
         setattr(context, name, value)
     try:
@@ -114,3 +129,10 @@ def _data_context(no_progress_seconds: int) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(context, name, value)
+        # One of Ray Data's that still asks for a block after ray.shutdown() would have Ray's core
+        # end the process there and then, with exit code 1.
+        deadline = time.monotonic() + _THREADS_SECONDS
+        for thread in set(threading.enumerate()) - threads:
+            # Threads of other languages, which cannot be joined, are of another type.
+            if type(thread) is threading.Thread and thread.name != _SLEEPS_FOR_GOOD:
+                thread.join(max(0.0, deadline - time.monotonic()))

@@ -68,10 +68,12 @@ def probe_unit(
             return None
 
         def kills(start: int, stop: int) -> bool:
-            died = probe.kills(start, stop)
-            if died and stop - start == 1:
+            if stop - start > 1:
+                return probe.kills(start, stop)
+            # Twice, since a worker may be killed by chance and a row must not be lost for that.
+            if probe.kills(start, stop) and probe.kills(start, stop):
                 found.add(start)
-            return died
+            return start in found
 
         # Those that were found until the end make the next search shorter.
         with suppress(TooManyDeathsError):

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import ray
 
 from shardrank.config import Config
-from shardrank.errors import IncompleteError, OutputBusyError
+from shardrank.errors import IncompleteError, OutputBusyError, ShardrankError
 from shardrank.job.cluster import connected, pool_warning, require_devices
 from shardrank.job.holding import Hold, holding
 from shardrank.job.limits import require_few_rejected
@@ -97,9 +97,20 @@ def _execute(
     before = committed(job.output, job.plan).done
     watch = _watch(job, config, before, progress)
     error: BaseException | None = None
+
+    def report(ending: BaseException | None) -> None:
+        # The report is the holder's own: who was superseded must not write over it.
+        if not isinstance(ending, OutputBusyError):
+            write_report(job, watch, time.monotonic() - started, ending)
+
+    def farewell(lost: ShardrankError) -> None:
+        report(lost)
+        if hold is not None:
+            hold.close()
+
     try:
         if hold is not None and len(before) < len(job.plan.units):
-            with connected(config.cluster.address) as is_own, stops_on_sigterm():
+            with connected(config.cluster.address, farewell) as is_own, stops_on_sigterm():
                 hold.require()
                 require_devices(config, ray.nodes(), is_own=is_own)
                 if not is_own:
@@ -113,9 +124,7 @@ def _execute(
         error = caught
         raise
     finally:
-        # The report is the holder's own: who was superseded must not write over it.
-        if not isinstance(error, OutputBusyError):
-            write_report(job, watch, time.monotonic() - started, error)
+        report(error)
 
 
 def _with_index(job: Job, say: Echo) -> Job:

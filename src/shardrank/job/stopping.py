@@ -10,9 +10,13 @@ from types import FrameType
 
 from shardrank.errors import IncompleteError, ShardrankError
 
+TERMINATED = "terminated; the same command again goes on from the last committed unit"
+
 _reasons: list[ShardrankError] = []
 """Why this process's main thread is to stop, where it was not SIGTERM from outside."""
 _num_watched = 0
+_noting: list[threading.Event] = []
+"""Set by the first SIGTERM, in place of the end, while the work can still be brought in order."""
 
 
 class _Terminated(BaseException):
@@ -40,13 +44,26 @@ def stops_on_sigterm() -> Iterator[None]:
         # Ray's handler, which is in force while Ray connects, exits with the signal's number.
         if isinstance(error, SystemExit) and error.code != signal.SIGTERM:
             raise
-        terminated = IncompleteError(
-            "terminated; the same command again goes on from the last committed unit"
-        )
-        raise (_reasons.pop() if _reasons else terminated) from None
+        # And its core, before that, sets an alarm that would end the process in three seconds.
+        signal.alarm(0)
+        raise (_reasons.pop() if _reasons else IncompleteError(TERMINATED)) from None
     finally:
         _num_watched -= 1
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def sigterm_is_noted() -> Iterator[threading.Event]:
+    """Let the first SIGTERM set this event and no more; the second ends what is under way.
+
+    Only for the main thread in stops_on_sigterm; elsewhere the event is never set.
+    """
+    noted = threading.Event()
+    _noting.append(noted)
+    try:
+        yield noted
+    finally:
+        _noting.remove(noted)
 
 
 def stop_main_thread(reason: ShardrankError) -> None:
@@ -61,6 +78,9 @@ def stop_main_thread(reason: ShardrankError) -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    # Once is enough: a second one must not interrupt the cleaning up after the first.
+    if _noting and not _reasons and not _noting[-1].is_set():
+        _noting[-1].set()
+        return
+    # Once is enough: a further one must not interrupt the cleaning up after the first.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise _Terminated

@@ -23,6 +23,7 @@ from shardrank.engine.ranking import log_odds
 from shardrank.engine.reranker import Reranker
 from shardrank.engine.tokenizer import Tokenizer
 from shardrank.errors import BadRowError, ModelError, ShardError, ShardrankError
+from shardrank.job.drain import STOPPED, Brake, RemoteBrake
 from shardrank.job.logs import worker_name
 from shardrank.job.metered import MeteredSession
 from shardrank.job.model_folder import local_folder, verified_folder
@@ -40,13 +41,16 @@ from shardrank.store.unit_table import UnitTable
 from shardrank.store.writer import Attempt, commit_tombstone, commit_unit
 from shardrank.types import Prompts, Receipt, Rejection, Unit
 
+_STOPPED = Fault(STOPPED, "the job was told to end before this unit began")
 _DEADLY = "the process that scores this row dies; look at its length and its text"
 
 
-def read(table: pa.Table, spec: JobSpec) -> pa.Table:
+def read(table: pa.Table, spec: JobSpec, brake: Brake | RemoteBrake) -> pa.Table:
     """An order in, the unit's rows and prompts out."""
     order = Order.from_table(table)
     parcel = Parcel(order.unit, (order.first_attempt, order.last_attempt))
+    if brake.is_on():
+        parcel = replace(parcel, fault=_STOPPED)
     return _guarded(parcel, lambda parcel: _read(parcel, order.poison, spec)).to_table()
 
 
@@ -67,8 +71,8 @@ class Scorer:
     start is started again and again, and its message lost.
     """
 
-    def __init__(self, spec: JobSpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: JobSpec, brake: Brake | RemoteBrake) -> None:
+        self._spec, self._brake = spec, brake
         self._fault: Fault | None = None
         try:
             self._reranker = build_reranker(spec)
@@ -90,6 +94,8 @@ class Scorer:
         started = time.monotonic()
         if not len(parcel.pairs):
             return replace(parcel, engine=self._reranker.description)
+        if not self._brake.may_begin(parcel.unit.number):
+            return Parcel(parcel.unit, fault=_STOPPED)
         # Before anything may kill this process: what it leaves is counted by the next.
         if begin_attempt(self._spec.output, parcel.unit, *parcel.attempts) is None:
             return Parcel(parcel.unit, fault=_died_of(parcel.unit, parcel.attempts[1]))

@@ -18,10 +18,11 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from shardrank.config_values import HOLDS_CREDENTIALS, holds_credentials
 from shardrank.errors import InputError, OutputError, OutputFullError, ShardrankError
 from shardrank.store.listing import File
 from shardrank.store.local import LocalFiles
-from shardrank.store.remote import RangeFile, RemoteFiles
+from shardrank.store.remote import RangeFile, RemoteFiles, http_status
 
 Purpose = Literal["input", "output"]
 
@@ -37,6 +38,7 @@ _ADVICE_BY_ERRNO = {
     errno.ELOOP: "links lead in a circle; give a path without the circle",
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_INSUFFICIENT_STORAGE = 507
 _NO_CREDENTIALS = (
     "no credentials were found; give them to the storage library "
     "(for S3: AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or an instance role)"
@@ -61,9 +63,16 @@ class Storage:
     purpose: whether failures are those of the input or of the output.
 
     Pickles as these two strings: the connection is opened where, and when, it is first used.
+
+    Raises InputError or OutputError where the URL holds credentials.
     """
 
     def __init__(self, url: str, purpose: Purpose = "output") -> None:
+        if holds_credentials(url):
+            # Nothing of it is repeated, nor handed to a library that would.
+            kind = InputError if purpose == "input" else OutputError
+            protocol = url.partition("://")[0]
+            raise kind(f"the URL {protocol}://*** {HOLDS_CREDENTIALS}")
         self.url = absolute(url)
         self.purpose: Purpose = purpose
 
@@ -196,6 +205,7 @@ class Storage:
         kind: type[ShardrankError] = InputError
         if self.purpose == "output":
             is_full = isinstance(error, OSError) and error.errno in _FULL
+            is_full = is_full or http_status(error) == _INSUFFICIENT_STORAGE
             kind = OutputFullError if is_full else OutputError
         return kind(f"cannot {action} {self.display(path)}: {_advice(self.url, error)}")
 
@@ -238,6 +248,8 @@ def _advice(url: str, error: Exception) -> str:
     for kind in type(error).__mro__:
         if kind.__name__ in _ADVICE_BY_NAME:
             return _ADVICE_BY_NAME[kind.__name__]
+    if http_status(error) == _INSUFFICIENT_STORAGE:
+        return _ADVICE_BY_ERRNO[errno.ENOSPC]
     if isinstance(error, FileNotFoundError):
         return "there is no such bucket or folder; make it first, or check its name"
     if isinstance(error, PermissionError) and not error.errno:

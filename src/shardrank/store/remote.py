@@ -107,7 +107,7 @@ class RemoteFiles:
             try:
                 self.fs.pipe_file(full, data, mode="create")
             except OSError as error:
-                status = _http_status(error)
+                status = http_status(error)
                 if status == 412:
                     raise FileExistsError(full) from error
                 # 409: another conditional put of the same name is in flight; who wins is open.
@@ -225,7 +225,8 @@ def _file(path: str, info: dict[str, Any]) -> File:
     return File(path=path, size=int(info["size"] or 0), etag=str(etag).strip('"'))
 
 
-def _http_status(error: BaseException) -> int | None:
+def http_status(error: BaseException) -> int | None:
+    """The status of the answer behind an error of the storage library, if it came of one."""
     response = getattr(error.__cause__, "response", None)
     if not isinstance(response, dict):
         return None
