@@ -16,6 +16,7 @@ from tables import row, write_nested
 PATHS = ("input.path", "output.path", "model.path")
 # Needs a finished output to take scores from: test_reuse.py resumes with it.
 WITH_ANOTHER_OUTPUT = ("scoring.reuse",)
+ACCEPTED = [key for key in NEUTRAL if key not in (*PATHS, *WITH_ANOTHER_OUTPUT)]
 
 
 class Begun:
