@@ -4,6 +4,7 @@ The built-in model is fp32 in layout `padded`, and its batches here mix lengths,
 """
 
 import json
+import resource
 import shutil
 
 import numpy as np
@@ -16,7 +17,7 @@ from shardrank.config import load_config
 from shardrank.engine.model import builtin_folder
 from shardrank.engine.ranking import sigmoid
 from shardrank.errors import OutputMismatchError, TooManyRejectedError
-from shardrank.job.estimate import estimate
+from shardrank.job.estimate import PlanOptions, estimate
 from shardrank.job.status import watch_status
 from tables import NESTED, read_output, row, write_nested, write_pairs
 
@@ -284,3 +285,13 @@ def test_status_and_plan_say_what_the_job_is(folders) -> None:
     assert (status.finished, status.pending, status.counts.pairs_out) == (True, 0, 24)
     assert status.units == planned.units
     assert status.counts.tokens == pytest.approx(planned.tokens, rel=0.01)
+
+
+def test_a_plan_for_a_cluster_is_measured_by_one_of_its_workers(folders) -> None:
+    write_nested(folders.input / "a.parquet", [row(number) for number in range(6)])
+    config = load_config(None, folders.settings("cluster.address=auto"))
+    planned = estimate(config, PlanOptions(measure_seconds=0.2))
+    assert planned.speed_from is not None
+    assert planned.speed_from.startswith("CPUExecutionProvider")
+    assert planned.measured_bytes != resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert planned.start_seconds < 10

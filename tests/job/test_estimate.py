@@ -1,15 +1,17 @@
 """A plan in figures, from real shards and a model whose scores cost nothing."""
 
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 
 from commands import shardrank
 from shardrank.config import load_config
-from shardrank.job.estimate import Estimate, PlanOptions, estimate
+from shardrank.job.estimate import Estimate, PlanOptions, estimate, judge
 from shardrank.job.estimate_text import render_estimate
 from shardrank.job.memory import actor_bytes
+from shardrank.job.survey import survey
 from shardrank.testing import fake_model
 from tables import NESTED, row, text, write_nested
 
@@ -80,6 +82,22 @@ def test_warnings_say_what_to_look_at(planned) -> None:
     assert "queries occur before" in warnings  # there are only ten different ones
     assert "raise units.pairs" in warnings
     assert "lower units.pairs" in "\n".join(planned("units.pairs=400").warnings)
+
+
+def test_a_machine_that_others_used_is_warned_of(folders, tmp_path) -> None:
+    fake_model(tmp_path / "model")
+    write_nested(folders.input / "a.parquet", [row(number) for number in range(30)])
+    config = load_config(None, folders.settings(f"model.path={tmp_path}/model"))
+    seen = survey(config, 0.1)
+    threads = seen.shape.threads
+
+    def warned(cpu_seconds: float) -> bool:
+        measured = replace(seen.measured, seconds=10.0, cpu_seconds=cpu_seconds)
+        found = judge(config, PlanOptions(), replace(seen, measured=measured))
+        return "kept this machine busy: scoring had 20%" in "\n".join(found.warnings)
+
+    assert warned(2.0 * threads)
+    assert not warned(9.5 * threads)
 
 
 def test_rejected_rows_show_the_exit_code_that_they_would_cost(folders, tmp_path) -> None:

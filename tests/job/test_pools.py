@@ -67,11 +67,10 @@ def nodes_of_stages(session: Path) -> dict[str, set[str]]:
     return found
 
 
-def test_scorers_keep_to_their_nodes_take_a_new_one_and_lose_one(
+def test_a_pool_grows_from_zero_keeps_its_kinds_apart_and_loses_a_node(
     nodes: Cluster, tmp_path: Path
 ) -> None:
-    reader = nodes.add_node(num_cpus=2, resources={"reader": 1})
-    first = nodes.add_node(**SCORER)
+    """The job begins while there is only a head; its actors start as nodes come."""
     write_nested(tmp_path / "in" / "a.parquet", [row(i) for i in range(1200)], row_group_size=50)
     output = f"{tmp_path}/out"
     job = start_shardrank(
@@ -81,7 +80,11 @@ def test_scorers_keep_to_their_nodes_take_a_new_one_and_lose_one(
         **OPEN,
     )
     try:
-        scorers = committed_by(iter(job.stdout.readline, ""))
+        lines = iter(job.stdout.readline, "")
+        assert any("units begin to move" in line for line in lines)
+        reader = nodes.add_node(num_cpus=2, resources={"reader": 1})
+        first = nodes.add_node(**SCORER)
+        scorers = committed_by(lines)
         one = next(scorers)
         assert [next(scorers) for _ in range(20)] == [one] * 20
 

@@ -1,9 +1,11 @@
 """The job as a cluster's user runs it: `ray start --head`, then `ray job submit`, and metrics."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -56,6 +58,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     # Ports of its own, since the agent of another cluster on this machine has the usual ones.
     command += ["--dashboard-agent-listen-port=28266", "--dashboard-agent-grpc-port=28267"]
     command += [f"--metrics-export-port={METRICS_PORT}", "--ray-client-server-port=28269"]
+    # Nor may it share a folder with another cluster: a job's driver is sent to the newest in it.
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    command.append(f"--temp-dir={folder}")
     # Not `ray stop`, which would end every Ray process of this machine, other people's too.
     started = subprocess.Popen(
         [*command, f"--dashboard-port={DASHBOARD_PORT}"],
@@ -76,6 +81,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     finally:
         with suppress(ProcessLookupError):
             os.killpg(started.pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def submit(head: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:

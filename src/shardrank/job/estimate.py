@@ -18,6 +18,7 @@ from shardrank.job.suspicions import suspicions
 MEASURE_SECONDS = 10.0
 LONG_TOKENS = 4096
 SHORT_UNIT_SECONDS, LONG_UNIT_SECONDS = 5.0, 1800.0
+BUSY_SHARE = 0.7
 MANY_UNITS = 16
 """Fewer of them are worth no warning, however short they are."""
 _UNIT_HOST_SECONDS = 0.03
@@ -61,6 +62,8 @@ class Estimate:
     pairs_per_second, tokens_per_second: of one actor that does nothing but score.
     speed_from: where the speed was measured, or "stated".
     seconds: from the command to its end, start_seconds of them before units move.
+    busy_share: of what the measured threads could have had of the processors, on CPUs; a low one
+        means that something else had them, and that the job is faster when it has not.
     seconds_per_unit: of the largest. cost: with price_per_hour for each of the actors.
     memory_bytes: an actor's at its peak, from the model's sizes (on CUDA of the GPU);
         measured_bytes: of the process that measured.
@@ -89,6 +92,7 @@ class Estimate:
     pairs_per_second: float | None
     tokens_per_second: float | None
     speed_from: str | None
+    busy_share: float | None
     start_seconds: float
     seconds: float | None
     seconds_per_unit: float | None
@@ -134,6 +138,7 @@ def judge(config: Config, options: PlanOptions, seen: Survey) -> Estimate:
     price = options.price_per_hour
     seconds_per_unit = float(scored.max()) / speed.pairs_per_second if speed and known else None
     num_tokens = int(lengths.sum())
+    busy_share = _busy_share(config, seen)
     return Estimate(
         shards=len(seen.footers),
         unreadable_shards=tuple(str(footer.fault) for footer in seen.footers if footer.fault),
@@ -156,6 +161,7 @@ def judge(config: Config, options: PlanOptions, seen: Survey) -> Estimate:
         pairs_per_second=speed.pairs_per_second if speed else None,
         tokens_per_second=speed.tokens_per_second if speed else None,
         speed_from=seen.measured.where if seen.measured else "stated" if speed else None,
+        busy_share=busy_share,
         start_seconds=start,
         seconds=seconds,
         seconds_per_unit=seconds_per_unit,
@@ -171,7 +177,9 @@ def judge(config: Config, options: PlanOptions, seen: Survey) -> Estimate:
         ),
         measured_bytes=seen.measured.peak_bytes if seen.measured else None,
         exclusive=seen.exclusive,
-        warnings=tuple(_warnings(config, seen, num_actors, longest or 0, seconds_per_unit)),
+        warnings=tuple(
+            _warnings(config, seen, num_actors, longest or 0, seconds_per_unit, busy_share)
+        ),
         exit_code=_exit_code(config, seen),
     )
 
@@ -199,6 +207,7 @@ def _warnings(
     num_actors: int,
     longest_tokens: int,
     seconds_per_unit: float | None,
+    busy_share: float | None,
 ) -> list[str]:
     sample = seen.sample
     found = suspicions(sample.queries, sample.documents, sample.query_of)
@@ -206,6 +215,11 @@ def _warnings(
         found.append(
             f"the longest sampled prompt has {longest_tokens:,} tokens; beyond some 2,000 the time "
             "on a CPU grows with the square: consider prompt.max_tokens"
+        )
+    if busy_share is not None and busy_share < BUSY_SHARE:
+        found.append(
+            f"something else kept this machine busy: scoring had {busy_share:.0%} of its "
+            "processors; measure again when it is idle, or take the hours for an upper bound"
         )
     if not seen.exclusive:
         found.append(
@@ -227,6 +241,13 @@ def _warnings(
             f"there are {len(seen.units)} units for {num_actors} actors: lower units.pairs"
         )
     return found
+
+
+def _busy_share(config: Config, seen: Survey) -> float | None:
+    measured = seen.measured
+    if measured is None or config.device != "cpu":
+        return None
+    return min(1.0, measured.cpu_seconds / (measured.seconds * seen.shape.threads))
 
 
 def _exit_code(config: Config, seen: Survey) -> int:

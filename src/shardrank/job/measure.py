@@ -27,7 +27,8 @@ _LEAST_SECONDS = 2.0
 class Measured:
     """What a session did.
 
-    pairs, tokens: scored within `seconds`. load_seconds: until the session was ready.
+    pairs, tokens: scored within `seconds`, of which processors worked cpu_seconds for this process,
+        over all its threads. load_seconds: until the session was ready.
     peak_bytes: of the process's memory; on a GPU that is not the GPU's.
     where: the provider and the machine's instruction set.
     """
@@ -35,6 +36,7 @@ class Measured:
     pairs: int
     tokens: int
     seconds: float
+    cpu_seconds: float
     load_seconds: float
     peak_bytes: int
     where: str
@@ -76,7 +78,7 @@ def measure_here(spec: JobSpec, parts: Sequence[Prompts], seconds: float) -> Mea
     reranker.score_prompts(warm_up)
     pace = _timed(lambda: reranker.score_prompts(warm_up)) / max(1, int(warm_up.lengths.sum()))
     prompts = Prompts.concatenate(list(_affordable(parts, seconds, pace)))
-    rounds, spent = 0, 0.0
+    rounds, spent, cpu_before = 0, 0.0, time.process_time()
     while spent < min(_LEAST_SECONDS, seconds):
         spent += _timed(lambda: reranker.score_prompts(prompts))
         rounds += 1
@@ -84,6 +86,7 @@ def measure_here(spec: JobSpec, parts: Sequence[Prompts], seconds: float) -> Mea
         pairs=rounds * int((prompts.lengths > 0).sum()),
         tokens=rounds * int(prompts.lengths.sum()),
         seconds=spent,
+        cpu_seconds=time.process_time() - cpu_before,
         load_seconds=load_seconds,
         peak_bytes=_peak_bytes(),
         where=_where(reranker),
