@@ -259,7 +259,8 @@ def workers_of(driver: int) -> list[tuple[int, str]]:
             continue
         pid = int(folder.name)
         parents[pid] = int(stat[1])
-        if title.startswith(b"ray::"):
+        # Without the agents of Ray's daemon, which ends with them.
+        if title.startswith(b"ray::") and b"Agent" not in title:
             found.append((pid, "actor" if b"Scorer" in title else "worker"))
     return [(pid, kind) for pid, kind in found if _is_below(pid, driver, parents)]
 

@@ -174,9 +174,6 @@ def _initialise(address: str | None) -> bool:
     wanted = address or os.environ.get("RAY_ADDRESS") or LOCAL
     if wanted == LOCAL:
         options["include_dashboard"] = False
-        # One slow moment of a busy machine must not have the head give up its only node, for which
-        # Ray ends the driver at once, without a word. A daemon that died is found out by its port.
-        os.environ.setdefault("RAY_health_check_failure_threshold", "1000")
         # A cluster that nobody asked for by name must not report to Ray's makers.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with _stderr_held_back(), _on_loopback() if wanted == LOCAL else nullcontext():
