@@ -30,7 +30,9 @@ from shardrank.graph.precision import (
     is_batch_dependent,
     make_linear,
 )
+from shardrank.graph.product_group import product_groups
 from shardrank.graph.qwen3 import Qwen3Graph
+from shardrank.graph.spared import spared_products
 from shardrank.graph.tuning import NO_TUNING, Tuner, TuningRequest
 from shardrank.graph.weights import Checkpoint
 from shardrank.graph.writer import GraphWriter
@@ -141,13 +143,14 @@ def _prepare_checkpoint(
     # A protobuf file ends at 2 GB, and a large one is read slowly.
     external = architecture.num_parameters * 4 > _MAX_SINGLE_FILE_BYTES
     dtype = activation_type(precision)
+    kept = tuned.kept | spared_products(product_groups(architecture))
     with GraphWriter(folder, external=external) as writer:
         Qwen3Graph(
             writer=writer,
             checkpoint=tuned.checkpoint,
             architecture=architecture,
             layout=make_layout(layout, writer, architecture, dtype),
-            linear=make_linear(precision, block_size, writer, tuned.checkpoint, tuned.kept),
+            linear=make_linear(precision, block_size, writer, tuned.checkpoint, kept),
             dtype=dtype,
             yes_id=answers.yes,
             no_id=answers.no,
