@@ -42,9 +42,9 @@ BLOCKS = (
 )  # fmt: skip
 TO_W8A8 = ("genai_quantized", "optimum_quantized", "genai_fp32", "optimum")
 TO_FP32 = (*BLOCKS, "genai_quantized", "optimum_quantized")
-# Measured up to .35 where the standard deviation of the logits is 1.5; the dynamic exports differ
-# by .34 from the floats that they were made of.
-ROUNDING = 0.4
+# Of `error`: measured were 0.01 to 0.05 for blocks and floats, 0.08 to 0.12 for dynamic int8, whose
+# own activations have one scale a batch.
+ROUNDING = 0.15
 FLOAT = 1e-4
 LENGTHS = (1, 2, 3, 8, 17, 33, 64, 65, 129)
 
@@ -84,9 +84,13 @@ def weights_of(path: Path) -> dict[str, np.ndarray]:
     return {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
 
 
+def error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Root of the mean squared difference, over the standard deviation of what is expected."""
+    return float(np.sqrt(np.mean((found - expected) ** 2)) / expected.std())
+
+
 def test_scores_stay_near_the_exports_own(converted: Adapted) -> None:
-    error = np.abs(converted.alone(PROMPTS) - converted.original.alone(PROMPTS)).max()
-    assert error <= ROUNDING
+    assert error(converted.alone(PROMPTS), converted.original.alone(PROMPTS)) <= ROUNDING
 
 
 def test_no_row_depends_on_its_batch(converted: Adapted) -> None:
@@ -216,19 +220,23 @@ def test_every_kind_of_dynamic_weights_becomes_w8a8(
     adapted = adapt_file(quantized, tmp_path / "model", precision="w8a8")
     alone = adapted.alone(PROMPTS)
     np.testing.assert_array_equal(adapted.batch(PROMPTS), alone)
-    assert np.abs(alone - adapted.original.alone(PROMPTS)).max() <= ROUNDING
+    assert error(alone, adapted.original.alone(PROMPTS)) <= ROUNDING
     # One scale a token rounds less than one for the batch.
-    assert np.abs(alone - exact).max() <= ROUNDING
+    assert error(alone, exact) <= ROUNDING
 
 
 @pytest.mark.parametrize("name", ["genai_fp32", "optimum"])
 def test_floats_become_what_the_checkpoint_becomes(name: str, tmp_path: Path) -> None:
-    """But for the rotation before down_proj (rotation.py), which only the builder adds."""
+    """The rotation before down_proj (rotation.py) included, which moves logits by up to 0.3.
+
+    The builder's offset (offset.py) is taken off: an export has none.
+    """
     adapted = adapt_export(name, tmp_path, "w8a8")
     model = prepare(EXPORTS / "checkpoint", tmp_path / "built", precision="w8a8", layout="padded")
     built = open_session(tmp_path / "built", model, threads=1)
     found = adapted.batch(PROMPTS)
-    assert np.abs(found - built.run(*pad(PROMPTS, PAD))).max() <= ROUNDING
+    expected = built.run(*pad(PROMPTS, PAD)) - np.array(model.source["offset"], np.float32)
+    assert np.abs(found - expected).max() <= FLOAT
     assert np.abs(found - adapted.original.alone(PROMPTS)).max() > 100 * FLOAT
 
 

@@ -101,7 +101,7 @@ def test_progress_is_told(checkpoint: Path, tmp_path: Path) -> None:
     told: list[str] = []
     prepare(checkpoint, tmp_path / "model", progress=told.append)
     assert told[0] == "reading the checkpoint"
-    assert len(told) == 3
+    assert len(told) == 4
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,10 @@ pytestmark = [
 ]
 
 MAX_SECONDS = 60
-# Of memory: weights pass through in pieces, so it is far below the checkpoint's 1.2 GB.
-MAX_BYTES = 600e6
-MAX_FILE_BYTES = {"w8a8": 0.8e9, "fp32": 2.2e9}
+# Of memory: weights pass through in pieces, so it is far below the checkpoint's 1.2 GB; a model of
+# integers is also run once, with its weights mapped.
+MAX_BYTES = {"w8a8": 2.0e9, "fp32": 600e6}
+MAX_FILE_BYTES = {"w8a8": 0.9e9, "fp32": 2.2e9}
 
 # Prints its own peak: what resource says of a child includes the memory of the process it is
 # forked from.
@@ -55,7 +56,7 @@ def test_the_0_6b_shape_is_prepared_and_scores(folder: Path, precision: str) -> 
     seconds, peak_bytes = time.perf_counter() - start, int(answer.stdout)
     print(f"{seconds:.1f} s, {peak_bytes / 2**30:.2f} GiB")
     assert seconds < MAX_SECONDS
-    assert peak_bytes < MAX_BYTES
+    assert peak_bytes < MAX_BYTES[precision]
 
     model = PreparedModel.load(folder / "model")
     assert (folder / "model" / "model.onnx").stat().st_size < 10_000_000

@@ -140,7 +140,7 @@ def test_heads_that_share_a_value_share_its_scales() -> None:
 
 
 def layer_group(num_inputs: int) -> ProductGroup:
-    return ProductGroup("a", ("b",), num_inputs, 32, "c.weight", (1, 1, num_inputs), False)
+    return ProductGroup("a", 0, ("b",), num_inputs, 32, "c.weight", (1, 1, num_inputs), False)
 
 
 def test_a_loud_channel_is_smoothed_and_the_error_falls() -> None:

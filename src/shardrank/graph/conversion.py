@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from shardrank.errors import ModelError
 from shardrank.graph.edited import EditedGraph
 from shardrank.graph.product import BlockMatrix, FloatMatrix, IntegerMatrix, Product
 from shardrank.graph.product_finder import ProductFinder
-from shardrank.graph.quantize import LARGEST_INT8, SMALLEST_SCALE, quantize_rows
+from shardrank.graph.quantize import LARGEST_INT8, SMALLEST_SCALE, Int8Array, quantize_rows
+from shardrank.graph.rotation import append_rotation, block_size, rotate_weights
 from shardrank.graph.writer import MICROSOFT
+from shardrank.types import Float32Array
 
 AS_IS = "as-is"
 
@@ -62,7 +65,8 @@ class Conversion:
 
     precision: "fp32" gives every product the float32 matrix that its integers stand for. "w8a8"
     keeps 8-bit integers, their scales and zero points, and quantizes values with a scale for every
-    token (token_linear.TokenLinear) in place of one for the whole batch.
+    token (token_linear.TokenLinear) in place of one for the whole batch. Where it quantizes
+    float32 matrices, it rotates what TokenLinear rotates: products of two computed values.
     quantizes: with w8a8, float32 matrices become integers too; else they stay, since whoever
         quantized the export left them out.
     """
@@ -127,11 +131,28 @@ class Conversion:
         if product.bias:
             graph.node("Add", [made, product.bias], f"{result}.add", before=node, output=result)
 
+    def _rotation_size(self, product: Product) -> int:
+        """As rotation_size has it, for a matrix that is not rounded yet; names say nothing here."""
+        graph, maker = self._graph, self._graph.producer(product.values)
+        if not isinstance(product.matrix, FloatMatrix) or maker is None or maker.op_type != "Mul":
+            return 1
+        if any(graph.constant(name) is not None for name in maker.input):
+            return 1
+        return block_size(product.matrix.shape[0])
+
+    def _rotate(self, product: Product) -> str:
+        def node(operator: str, inputs: Sequence[str], name: str) -> str:
+            return self._graph.node(operator, inputs, name, before=product.quantizer)
+
+        return append_rotation(
+            node, self._graph.weight, product.values, self._rotation_size(product)
+        )
+
     def _quantize(self, product: Product) -> tuple[str, str]:
         """Once for equal values: uint8 [..., inputs], and the tokens' scales, float32 [..., 1]."""
-        values = product.values
-        if values not in self._tokens:
+        if product.values not in self._tokens:
             graph, place = self._graph, product.quantizer
+            values = self._rotate(product)
             absolute = graph.node("Abs", [values], f"{values}.absolute", before=place)
             by_input = graph.opset >= _AXES_AS_INPUT
             inputs = [absolute, self._axis] if by_input else [absolute]
@@ -148,8 +169,8 @@ class Conversion:
                 f"{values}.integers",
                 before=place,
             )
-            self._tokens[values] = (integers, scales)
-        return self._tokens[values]
+            self._tokens[product.values] = (integers, scales)
+        return self._tokens[product.values]
 
     def _integers(self, product: Product) -> tuple[str, str, str]:
         """Names of the 8-bit weight, its scales, and its zero points (nothing where they are 0)."""
@@ -167,14 +188,17 @@ class Conversion:
             )
         # Twice the work for a fraction of the memory: values are made when they are written.
         inputs, outputs = matrix.shape
+        size = self._rotation_size(product)
+
+        def quantized() -> tuple[Int8Array, Float32Array]:
+            return quantize_rows(rotate_weights(matrix.values().T, size))
+
         weight = graph.computed_weight(
-            f"{name}.integers", (inputs, outputs), np.int8,
-            lambda: quantize_rows(matrix.values().T)[0].T,
-        )  # fmt: skip
+            f"{name}.integers", (inputs, outputs), np.int8, lambda: quantized()[0].T
+        )
         scales = graph.computed_weight(
-            f"{name}.weight_scales", (outputs,), np.float32,
-            lambda: quantize_rows(matrix.values().T)[1],
-        )  # fmt: skip
+            f"{name}.weight_scales", (outputs,), np.float32, lambda: quantized()[1]
+        )
         return weight, scales, ""
 
     def _refuse_unknown_products(self) -> None:

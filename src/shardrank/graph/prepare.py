@@ -23,6 +23,7 @@ from shardrank.graph.answers import find_answer_ids
 from shardrank.graph.architecture import parse_architecture
 from shardrank.graph.conversion import AS_IS
 from shardrank.graph.layouts import choose_layout, make_layout, min_onnxruntime
+from shardrank.graph.offset import OffsetFinder, add_offset
 from shardrank.graph.precision import (
     PRECISIONS,
     activation_type,
@@ -30,7 +31,10 @@ from shardrank.graph.precision import (
     is_batch_dependent,
     make_linear,
 )
+from shardrank.graph.product_group import product_groups
 from shardrank.graph.qwen3 import Qwen3Graph
+from shardrank.graph.spared import spared_products
+from shardrank.graph.text_sample import TextSample
 from shardrank.graph.tuning import NO_TUNING, Tuner, TuningRequest
 from shardrank.graph.weights import Checkpoint
 from shardrank.graph.writer import GraphWriter
@@ -141,25 +145,34 @@ def _prepare_checkpoint(
     # A protobuf file ends at 2 GB, and a large one is read slowly.
     external = architecture.num_parameters * 4 > _MAX_SINGLE_FILE_BYTES
     dtype = activation_type(precision)
+    kept = tuned.kept | spared_products(product_groups(architecture))
     with GraphWriter(folder, external=external) as writer:
         Qwen3Graph(
             writer=writer,
             checkpoint=tuned.checkpoint,
             architecture=architecture,
             layout=make_layout(layout, writer, architecture, dtype),
-            linear=make_linear(precision, block_size, writer, tuned.checkpoint, tuned.kept),
+            linear=make_linear(precision, block_size, writer, tuned.checkpoint, kept),
             dtype=dtype,
             yes_id=answers.yes,
             no_id=answers.no,
             max_tokens=limit,
         ).build()
     shutil.copyfile(source / TOKENIZER_NAME, folder / TOKENIZER_NAME)
+    offset = None
+    if precision == "w8a8":
+        tell("comparing the logits of a sample with the checkpoint's")
+        finder = OffsetFinder(checkpoint, architecture, answers, prompt_style, limit)
+        offset = finder.find(folder, TextSample.load(tuning.sample))
+    if offset is not None:
+        add_offset(folder, offset)
     tell("hashing the files")
     return PreparedModel(
         source={
             "name": source.resolve().name,
             "files": _hashes(source, [*checkpoint.files, TOKENIZER_NAME]),
             **({"tuning": tuned.record} if tuned.record else {}),
+            **({"offset": offset.tolist()} if offset is not None else {}),
         },
         files=_hashes(folder, [GRAPH_NAME, WEIGHTS_NAME, TOKENIZER_NAME]),
         architecture=architecture.as_dict(),

@@ -11,7 +11,7 @@ from shardrank.graph.architecture import Architecture
 class ProductGroup:
     """The products of one input.
 
-    name: "layers.0.qkv", "layers.0.o", "layers.0.gate_up" or "layers.0.down".
+    name: "layers.0.qkv", "layers.0.o", "layers.0.gate_up" or "layers.0.down". layer: from 0.
     products: names without ".weight", in the order in which the graph asks for them.
     num_inputs, num_outputs: of all products together.
     producer: the tensor whose rows (or values, for a norm) scale the input's channels.
@@ -21,6 +21,7 @@ class ProductGroup:
     """
 
     name: str
+    layer: int
     products: tuple[str, ...]
     num_inputs: int
     num_outputs: int
@@ -54,6 +55,7 @@ def _layer_groups(architecture: Architecture, layer: int) -> list[ProductGroup]:
     return [
         ProductGroup(
             f"{prefix}.qkv",
+            layer,
             (f"{attention}.q_proj", f"{attention}.k_proj", f"{attention}.v_proj"),
             hidden,
             query + 2 * key_value,
@@ -63,6 +65,7 @@ def _layer_groups(architecture: Architecture, layer: int) -> list[ProductGroup]:
         ),
         ProductGroup(
             f"{prefix}.o",
+            layer,
             (f"{attention}.o_proj",),
             query,
             hidden,
@@ -72,6 +75,7 @@ def _layer_groups(architecture: Architecture, layer: int) -> list[ProductGroup]:
         ),
         ProductGroup(
             f"{prefix}.gate_up",
+            layer,
             (f"{mlp}.gate_proj", f"{mlp}.up_proj"),
             hidden,
             2 * middle,
@@ -81,6 +85,7 @@ def _layer_groups(architecture: Architecture, layer: int) -> list[ProductGroup]:
         ),
         ProductGroup(
             f"{prefix}.down",
+            layer,
             (f"{mlp}.down_proj",),
             middle,
             hidden,

@@ -19,6 +19,7 @@ from shardrank.graph.observing_linear import PREFIX, ObservingLinear
 from shardrank.graph.padded import PaddedLayout
 from shardrank.graph.product_group import ProductGroup, product_groups
 from shardrank.graph.qwen3 import Qwen3Graph
+from shardrank.graph.spared import spared_groups
 from shardrank.graph.switched_linear import SWITCHES, SwitchedLinear
 from shardrank.graph.trial_writer import TrialWriter
 from shardrank.graph.weights import Checkpoint
@@ -33,7 +34,8 @@ _BATCH_TOKENS = 2048
 class Rehearsal:
     """Writes a graph into `folder`, which the caller deletes, and opens it.
 
-    prompts: of the sample. groups: of all products, in the order of the graph.
+    prompts: of the sample. groups: of all products, in the order of the graph; rounded: those
+        that W8A8 rounds (spared.spared_groups).
     """
 
     def __init__(
@@ -46,6 +48,8 @@ class Rehearsal:
     ) -> None:
         folder.mkdir(parents=True)
         self.groups: Sequence[ProductGroup] = product_groups(architecture)
+        spared = {group.name for group in spared_groups(self.groups)}
+        self.rounded = [group for group in self.groups if group.name not in spared]
         self._prompts = prompts
         self._pad_id = answers.pad
         with TrialWriter(folder, external=True) as writer:
@@ -80,18 +84,18 @@ class Rehearsal:
         return float(self._prompts.lengths.mean())
 
     def observe(self) -> dict[str, Float32Array]:
-        """Some tokens' inputs of every group, float32 [num_tokens, num_inputs], by its name.
+        """Some tokens' inputs of each rounded group, float32 [num_tokens, num_inputs], by its name.
 
         One token in so many of each prompt, its last among them, so that all fit into memory.
         """
-        outputs = [f"{PREFIX}{group.products[0]}" for group in self.groups]
+        outputs = [f"{PREFIX}{group.products[0]}" for group in self.rounded]
         found: list[list[Float32Array]] = []
         for place in range(len(self._prompts)):
             ids = self._prompts[place].astype(np.int64)[None]
             found.append(self._session.run(outputs, self._feeds(ids, np.ones_like(ids), ())))
         return {
             group.name: np.concatenate(parts)
-            for group, parts in zip(self.groups, zip(*found, strict=True), strict=True)
+            for group, parts in zip(self.rounded, zip(*found, strict=True), strict=True)
         }
 
     def log_odds(self, quantized: Collection[str], num_prompts: int | None = None) -> Float64Array:

@@ -7,10 +7,17 @@ the largest. Both sides of the matrix product are rotated, so the product stays 
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from shardrank.graph.writer import GraphWriter
+import numpy as np
+from numpy.typing import NDArray
+
 from shardrank.types import Float32Array
+
+# Operator, inputs and name of a node, to its output; name and values of a constant, to its name.
+AppendNode = Callable[[str, Sequence[str], str], str]
+AppendConstant = Callable[[str, NDArray[Any]], str]
 
 # 64 would take twice the time and mend little more (docs/decisions/009-smoothing.md).
 _LARGEST_BLOCK = 32
@@ -20,10 +27,13 @@ _ROTATED = "down_proj"
 def rotation_size(name: str, num_inputs: int) -> int:
     """Channels that are rotated together in the input of this product; 1 for none.
 
-    The largest power of two up to 32 that divides num_inputs.
+    `block_size(num_inputs)` for down_proj.
     """
-    if not name.endswith(_ROTATED):
-        return 1
+    return block_size(num_inputs) if name.endswith(_ROTATED) else 1
+
+
+def block_size(num_inputs: int) -> int:
+    """The largest power of two up to 32 that divides num_inputs."""
     return min(_LARGEST_BLOCK, num_inputs & -num_inputs)
 
 
@@ -47,13 +57,13 @@ def rotate_weights(rows: Float32Array, size: int) -> Float32Array:
     return rotate_values(rows, size) / np.float32(size)
 
 
-def append_rotation(writer: GraphWriter, values: str, size: int) -> str:
+def append_rotation(node: AppendNode, constant: AppendConstant, values: str, size: int) -> str:
     """Append the nodes of `rotate_values`; values float32 [..., num_inputs]."""
     if size == 1:
         return values
-    blocks = writer.constant(f"{values}.blocks", np.array([-1, size], np.int64))
-    matrix = writer.constant(f"{values}.hadamard", hadamard(size))
-    shape = writer.node("Shape", [values], f"{values}.shape")
-    apart = writer.node("Reshape", [values, blocks], f"{values}.apart")
-    spread = writer.node("MatMul", [apart, matrix], f"{values}.spread")
-    return writer.node("Reshape", [spread, shape], f"{values}.rotated")
+    blocks = constant(f"{values}.blocks", np.array([-1, size], np.int64))
+    matrix = constant(f"{values}.hadamard", hadamard(size))
+    shape = node("Shape", [values], f"{values}.shape")
+    apart = node("Reshape", [values, blocks], f"{values}.apart")
+    spread = node("MatMul", [apart, matrix], f"{values}.spread")
+    return node("Reshape", [spread, shape], f"{values}.rotated")

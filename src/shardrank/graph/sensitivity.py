@@ -38,7 +38,7 @@ class Sensitivity:
 
 
 def measure_sensitivities(rehearsal: Rehearsal) -> list[Sensitivity]:
-    """Round one group after the other, on 16 prompts of the sample; the worst first."""
+    """Round one group after the other of those that W8A8 rounds, on 16 prompts; the worst first."""
     exact = rehearsal.log_odds((), _NUM_PROMPTS)
     shares = multiplication_shares(rehearsal.groups, rehearsal.tokens_a_prompt)
     found = [
@@ -47,7 +47,7 @@ def measure_sensitivities(rehearsal: Rehearsal) -> list[Sensitivity]:
             relative_error(rehearsal.log_odds({group.name}, _NUM_PROMPTS), exact),
             shares[group.name],
         )
-        for group in rehearsal.groups
+        for group in rehearsal.rounded
     ]
     return sorted(found, key=lambda entry: -entry.error)
 

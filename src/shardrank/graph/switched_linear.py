@@ -51,7 +51,7 @@ class SwitchedLinear:
         self._applied.append(names[0])
         inputs = self.checkpoint.shape(f"{names[0]}.weight")[1]
         size = rotation_size(names[0], inputs)
-        rotated = append_rotation(self.writer, values, size)
+        rotated = append_rotation(self.writer.node, self.writer.constant, values, size)
         rounded = self._round_if(switch, rotated, "switched.last", f"{names[0]}.input")
         products = []
         for name in names:

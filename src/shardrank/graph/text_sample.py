@@ -57,6 +57,12 @@ class TextSample:
         """Hex digest of the pairs as JSON."""
         return hashlib.sha256(json.dumps(self.pairs).encode()).hexdigest()
 
+    def thinned(self, num_pairs: int) -> TextSample:
+        """So many of the pairs, evenly spaced; all where there are no more."""
+        wanted = min(num_pairs, len(self.pairs))
+        places = [place * len(self.pairs) // wanted for place in range(wanted)]
+        return TextSample(self.name, tuple(self.pairs[place] for place in places))
+
     def prompts(self, builder: PromptBuilder) -> Prompts:
         """One prompt a pair; those whose query leaves no room for a document are left out.
 

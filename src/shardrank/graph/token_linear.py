@@ -42,7 +42,8 @@ class TokenLinear:
     def apply(self, values: str, names: Sequence[str]) -> list[str]:
         """Quantize the values, float32 [..., inputs], once, and multiply them by each weight."""
         size = self._rotation_size(names[0])
-        integers, scales = self._quantize(append_rotation(self.writer, values, size))
+        rotated = append_rotation(self.writer.node, self.writer.constant, values, size)
+        integers, scales = self._quantize(rotated)
         return [self._multiply(integers, scales, name) for name in names]
 
     def _quantize(self, values: str) -> tuple[str, str]:

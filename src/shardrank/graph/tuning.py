@@ -165,7 +165,7 @@ class Tuner:
                 observed[group.name],
                 [self.checkpoint.read(f"{name}.weight") for name in group.products],
             )
-            for group in rehearsal.groups
+            for group in rehearsal.rounded
         }
 
     def _sensitivities(
@@ -177,7 +177,7 @@ class Tuner:
             rehearsal = self._rehearse(checkpoint, prompts)
             found = measure_sensitivities(rehearsal)
             exact = rehearsal.log_odds(())
-            names = {group.name for group in rehearsal.groups}
+            names = {group.name for group in rehearsal.rounded}
 
             def error_without(spared: Collection[str]) -> float:
                 return relative_error(rehearsal.log_odds(names.difference(spared)), exact)

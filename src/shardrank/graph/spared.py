@@ -1,0 +1,30 @@
+"""The products that W8A8 leaves in fp32 in every model, because they are cheap or come first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shardrank.graph.product_group import ProductGroup
+
+# Of fewer layers the first would be more than a quarter of the work.
+_FEWEST_LAYERS = 4
+
+
+def spared_groups(groups: Sequence[ProductGroup]) -> list[ProductGroup]:
+    """Those of the first layer, and those of the last that see nothing but last tokens.
+
+    An error of the first layer goes through all others, and what is multiplied once a prompt costs
+    no time. In 28 layers that is 7 % of the time of all products (docs/decisions/011-spared.md).
+    None in a model of fewer than four layers.
+
+    groups: of the whole model, in the order of the graph.
+    """
+    layers = sorted({group.layer for group in groups})
+    if len(layers) < _FEWEST_LAYERS:
+        return []
+    return [group for group in groups if group.layer == layers[0] or group.sees_last_only]
+
+
+def spared_products(groups: Sequence[ProductGroup]) -> frozenset[str]:
+    """Their products, by name without ".weight"."""
+    return frozenset(name for group in spared_groups(groups) for name in group.products)
