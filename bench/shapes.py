@@ -1,0 +1,157 @@
+"""Two shapes of the job, and the bare engine: `python bench/shapes.py --pairs FOLDER [--model M]`.
+
+"three stages" is the product: tasks read and tokenize, an actor scores, tasks write, and a unit's
+body travels between them through Ray's object store. "one actor" does all three for a unit itself,
+in three calls at once that take turns at the scoring, so that bodies stay in one process. Both are
+measured in turn, from the first commit to the last; the engine scores the same prompts by itself.
+
+--model free: scoring that costs nothing (shardrank.testing.fake_model): what the job can feed.
+--actors: of so many threads together as there are cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from ray.data import ActorPoolStrategy
+from results import make_row
+
+from shardrank import load_config
+from shardrank.engine.machine import num_cores
+from shardrank.engine.reranker import Reranker
+from shardrank.job import worker
+from shardrank.job.cluster import Shape, connected
+from shardrank.job.drain import RemoteBrake
+from shardrank.job.opening import Job, open_job
+from shardrank.job.pairs import tokenize
+from shardrank.job.parcel import Order
+from shardrank.job.pipeline import largest_first, run_units
+from shardrank.job.spec import JobSpec
+from shardrank.store.reader import read_unit
+from shardrank.testing import fake_model
+from shardrank.types import Prompts
+
+SHAPES = ("three stages", "one actor")
+
+
+class WholeUnit:
+    """An actor that reads, scores and writes; calls overlap but for the scoring."""
+
+    def __init__(self, spec: JobSpec, brake: RemoteBrake) -> None:
+        self._spec, self._brake = spec, brake
+        self._scorer = worker.Scorer(spec, brake)
+        self._lock = threading.Lock()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """An order in, a receipt out."""
+        parcel = worker.read(table, self._spec, self._brake)
+        with self._lock:
+            parcel = self._scorer(parcel)
+        return worker.write(parcel, self._spec)
+
+
+def one_actor(spec: JobSpec, orders: Sequence[Order], num_actors: int) -> Iterator[object]:
+    """The other shape."""
+    rows = [order.to_row() for order in orders]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        WholeUnit,
+        fn_constructor_args=(spec, RemoteBrake()),
+        compute=ActorPoolStrategy(
+            size=num_actors,
+            max_tasks_in_flight_per_actor=4,
+            max_concurrent_calls_per_actor=3,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=num_cores() / num_actors / 2,
+        batch_size=1,
+        batch_format="pyarrow",
+    )
+    yield from dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0)
+
+
+def pairs_per_second(job: Job, output: Path, receipts: Iterator[object]) -> float:
+    """From the first commit to the last, by the files."""
+    for _ in receipts:
+        pass
+    files = output.glob("*.parquet")
+    times = sorted((path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in files)
+    rows = sum(num_rows for _, num_rows in times[1:])
+    pairs = sum(unit.num_pairs or 0 for unit in job.plan.units)
+    all_rows = sum(num_rows for _, num_rows in times)
+    return pairs * rows / all_rows / max(1e-9, times[-1][0] - times[0][0])
+
+
+def engine_rate(job: Job, model: str) -> float:
+    """Pairs a second of the engine alone, on the prompts of all units."""
+    reranker = Reranker(model)
+    columns = job.config.input.columns
+    prompts: list[Prompts] = []
+    for unit in job.plan.units:
+        rows = read_unit(job.input, unit, "nested", columns, 10**9)
+        prompts.append(tokenize(rows, reranker.prompts)[0])
+    reranker.score_prompts(prompts[0])
+    started = time.perf_counter()
+    for part in prompts:
+        reranker.score_prompts(part)
+    return sum(map(len, prompts)) / (time.perf_counter() - started)
+
+
+def main() -> None:
+    """Measure in turn and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", required=True)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--unit-pairs", type=int, default=1024)
+    parser.add_argument("--actors", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=2)
+    arguments = parser.parse_args()
+    rates: dict[str, list[float]] = {name: [] for name in (*SHAPES, "engine")}
+    with tempfile.TemporaryDirectory() as folder, connected("local"):
+        model = arguments.model
+        if model == "free":
+            model = str(fake_model(Path(folder) / "model"))
+        for number in range(arguments.rounds):
+            for shape in SHAPES:
+                output = Path(folder) / f"{shape}-{number}"
+                settings = {
+                    "input.path": arguments.pairs,
+                    "output.path": output,
+                    "model.path": model,
+                    "units.pairs": arguments.unit_pairs,
+                }
+                job = open_job(
+                    load_config(None, [f"{key}={value}" for key, value in settings.items()])
+                )
+                spec = job.spec(max(1, num_cores() // arguments.actors))
+                orders = [Order(unit, 1, 1) for unit in largest_first(job.plan.units)]
+                num_cpus = num_cores() / arguments.actors / 2
+                size = Shape(arguments.actors, arguments.actors, num_cpus, 0.0, spec.threads)
+                begin = {
+                    "three stages": partial(run_units, spec, orders, size, 1800, RemoteBrake()),
+                    "one actor": partial(one_actor, spec, orders, arguments.actors),
+                }[shape]
+                rates[shape].append(pairs_per_second(job, output, begin()))
+            if arguments.model != "free":
+                rates["engine"].append(engine_rate(job, model))
+    figures = ", ".join(
+        f"{name} {statistics.median(found):,.0f} pairs/s" for name, found in rates.items() if found
+    )
+    command = (
+        f"bench/shapes.py --model {Path(arguments.model).name} --actors {arguments.actors} "
+        f"--unit-pairs {arguments.unit_pairs} --rounds {arguments.rounds}"
+    )
+    print(make_row(command, f"{len(job.plan.units)} units; {figures}", ["ray", "onnxruntime"]))
+
+
+if __name__ == "__main__":
+    main()
