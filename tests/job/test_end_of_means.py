@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -14,7 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from commands import shardrank
 from shardrank.config import load_config
-from shardrank.errors import IncompleteError
+from shardrank.errors import IncompleteError, OutputError
 from shardrank.job.estimate import PlanOptions, estimate
 from shardrank.job.estimate_text import render_estimate
 from shardrank.job.opening import open_job
@@ -50,6 +52,24 @@ def test_a_job_that_cannot_move_ends_after_a_while_and_reports_why(folders) -> N
     report = json.loads((folders.output / "_shardrank/report.json").read_text())
     assert report["error"] == "IncompleteError"
     assert "cluster.no_progress_seconds" in report["message"]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_an_output_that_is_deleted_in_mid_run_is_not_called_done(folders) -> None:
+    rows = [row(number) for number in range(8)]
+    write_nested(folders.input / "a.parquet", rows, row_group_size=1)
+
+    def delete() -> None:
+        while not list(folders.output.glob("*.parquet")):
+            time.sleep(0.05)
+        (folders.output / "_shardrank/job.json").unlink()
+
+    deleting = threading.Thread(target=delete, daemon=True)
+    deleting.start()
+    with pytest.raises(OutputError, match="the output was deleted while the job ran"):
+        folders.run("units.pairs=4")
+    assert not (folders.output / "_SUCCESS").exists()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from shardrank.config import InputColumns, OutputColumns
 from shardrank.errors import OutputError, OutputMismatchError
-from shardrank.store.commits import committed
+from shardrank.store.commits import committed, require_still_there
 from shardrank.store.filesystem import Storage
 from shardrank.store.plan import (
     PLAN_NAME,
@@ -127,6 +127,16 @@ def test_another_input_is_refused_by_name(shards: list[Shard], named: str) -> No
 
 def test_the_same_input_in_another_order_is_the_same() -> None:
     require_same_input(plan_of(), [replace(SHARDS[1], num_rows=None), SHARDS[0]])
+
+
+def test_a_plan_that_went_away_or_became_another_jobs_is_noticed(output: Storage) -> None:
+    plan = open_plan(output, plan_of())
+    require_still_there(output, plan)
+    with pytest.raises(OutputMismatchError, match="model was"):
+        require_still_there(output, replace(plan, score_fields={"model": "other"}))
+    output.delete(PLAN_NAME)
+    with pytest.raises(OutputError, match="the output was deleted while the job ran"):
+        require_still_there(output, plan)
 
 
 def test_a_folder_with_other_files_is_refused(storage: Storage) -> None:

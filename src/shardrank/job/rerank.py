@@ -25,7 +25,7 @@ from shardrank.job.report import write_report
 from shardrank.job.reuse import ensure_index
 from shardrank.job.stopping import stops_on_sigterm
 from shardrank.job.watch import Watch
-from shardrank.store.commits import committed
+from shardrank.store.commits import committed, require_still_there
 from shardrank.store.pair_index import PairIndex
 from shardrank.store.writer import read_footers_of, read_tombstones, write_success
 from shardrank.types import Counts
@@ -150,6 +150,7 @@ def _finish(job: Job, config: Config, watch: Watch, seconds: float) -> JobResult
     num_missing = len(job.plan.units) - len(done.done)
     if num_missing:
         raise IncompleteError(watch.explain_missing(num_missing))
+    require_still_there(job.output, job.plan)
     footers = read_footers_of(job.output, job.plan, sorted(done.data))
     tombstones = read_tombstones(job.output, done.tombstones)
     counts = Counts.total(Counts(**footer["counts"]) for footer in footers)

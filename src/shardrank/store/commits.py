@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from shardrank.errors import OutputError
 from shardrank.store.filesystem import Storage
-from shardrank.store.plan import FOLDER, Plan
+from shardrank.store.plan import FOLDER, PLAN_NAME, Plan, load_plan, require_same_job
 from shardrank.store.units import output_name
 
 logger = logging.getLogger(__name__)
@@ -62,3 +63,17 @@ def committed(storage: Storage, plan: Plan) -> Committed:
 def tombstone_name(number: int) -> str:
     """Where it is written that a unit cannot be read."""
     return f"{FAILED_FOLDER}/{number:06d}.json"
+
+
+def require_still_there(storage: Storage, plan: Plan) -> None:
+    """Refuse to call an output done that was deleted, or taken over, while the job ran.
+
+    Raises OutputError if its plan is gone, OutputMismatchError if it is another job's now.
+    """
+    stored = load_plan(storage)
+    if stored is None:
+        raise OutputError(
+            f"{storage.display(PLAN_NAME)} is gone: the output was deleted while the job ran, and "
+            "what is left of it is not to be trusted; delete the folder, and run the job again"
+        )
+    require_same_job(stored, plan.score_fields, plan.output_fields)
