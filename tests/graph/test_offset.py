@@ -52,9 +52,9 @@ def test_the_exact_decoder_says_what_the_oracle_says(built: Built) -> None:
 def test_no_mean_error_is_left_on_the_sample(source: Path, tmp_path: Path) -> None:
     rounded = build_from(source, tmp_path / "model", "w8a8")
     builder = PromptBuilder(Tokenizer.load(source), max_tokens=512)
-    # As many of 16 as make 2560 tokens.
+    # As many of 16 as make 1600 tokens.
     sample = TextSample.load(None).thinned(16).prompts(builder)
-    fewer = 16 * 2560 // len(sample.token_ids)
+    fewer = 16 * 1600 // len(sample.token_ids)
     sample = TextSample.load(None).thinned(16).thinned(fewer).prompts(builder)
     rows = [sample[place].astype(np.int64) for place in range(len(sample))]
     error = np.stack([rounded.logits([row])[0] for row in rows]) - rounded.expected(rows)

@@ -34,7 +34,7 @@ _LOGITS = "logits"
 _BATCH_TOKENS = 2048
 # Enough for a mean, and seconds of work for 0.6B; fewer pairs where a tokenizer needs many tokens.
 _NUM_PAIRS = 16
-_MAX_SAMPLE_TOKENS = 2560
+_MAX_SAMPLE_TOKENS = 1600
 _MAX_TOKENS = 512
 # The last bits of a sum are the machine's; a model should be the same on all.
 _STEP = 2.0**-10
