@@ -12,9 +12,11 @@ from graph_models import Built, build_from, random_prompts
 from oracles.checkpoints import Shape, make_random_checkpoint
 from shardrank.engine.prompt import PromptBuilder
 from shardrank.engine.tokenizer import Tokenizer
+from shardrank.errors import ModelError
+from shardrank.graph.answers import find_answer_ids
 from shardrank.graph.architecture import parse_architecture
 from shardrank.graph.exact_decoder import ExactDecoder
-from shardrank.graph.offset import OFFSET
+from shardrank.graph.offset import OFFSET, OffsetFinder
 from shardrank.graph.prepare import prepare
 from shardrank.graph.text_sample import TextSample
 from shardrank.graph.weights import Checkpoint
@@ -50,9 +52,9 @@ def test_the_exact_decoder_says_what_the_oracle_says(built: Built) -> None:
 def test_no_mean_error_is_left_on_the_sample(source: Path, tmp_path: Path) -> None:
     rounded = build_from(source, tmp_path / "model", "w8a8")
     builder = PromptBuilder(Tokenizer.load(source), max_tokens=512)
-    # As many of 16 as make 2560 tokens.
+    # As many of 16 as make 1600 tokens.
     sample = TextSample.load(None).thinned(16).prompts(builder)
-    fewer = 16 * 2560 // len(sample.token_ids)
+    fewer = 16 * 1600 // len(sample.token_ids)
     sample = TextSample.load(None).thinned(16).thinned(fewer).prompts(builder)
     rows = [sample[place].astype(np.int64) for place in range(len(sample))]
     error = np.stack([rounded.logits([row])[0] for row in rows]) - rounded.expected(rows)
@@ -73,6 +75,16 @@ def test_a_model_without_room_for_the_sample_has_none(source: Path, tmp_path: Pa
     model = prepare(source, tmp_path / "model", precision="w8a8", max_tokens=60)
     assert offset_of(tmp_path / "model") is None
     assert "offset" not in model.source
+
+
+def test_a_graph_that_cannot_be_run_is_told(source: Path, tmp_path: Path) -> None:
+    checkpoint = Checkpoint(source)
+    architecture = parse_architecture(checkpoint.config)
+    answers = find_answer_ids(source / "tokenizer.json", architecture.vocabulary_size)
+    finder = OffsetFinder(checkpoint, architecture, answers, "transformers", 1024)
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(ModelError, match="cannot run it here .*; prepare the model on another"):
+        finder.find(tmp_path, TextSample.load(None))
 
 
 def test_a_sample_keeps_its_ends_apart_when_it_is_thinned() -> None:

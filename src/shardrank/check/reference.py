@@ -126,7 +126,7 @@ def reference_logits(checkpoint: Path, model: PreparedModel, prompts: Prompts) -
     with torch.inference_mode():
         for index in range(len(prompts)):
             ids = torch.tensor(prompts[index].astype(np.int64))[None]
-            rows.append(decoder(ids).logits[0, -1, answers].numpy())
+            rows.append(decoder(ids, logits_to_keep=1).logits[0, -1, answers].numpy())
     return np.stack(rows)
 
 

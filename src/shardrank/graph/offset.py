@@ -21,7 +21,7 @@ from shardrank.engine.machine import num_cores
 from shardrank.engine.model import GRAPH_NAME
 from shardrank.engine.prompt import DEFAULT_INSTRUCTION, PromptBuilder
 from shardrank.engine.tokenizer import Tokenizer
-from shardrank.errors import ConfigError, InputError
+from shardrank.errors import ConfigError, InputError, ModelError
 from shardrank.graph.answers import AnswerIds
 from shardrank.graph.architecture import Architecture
 from shardrank.graph.exact_decoder import ExactDecoder
@@ -34,7 +34,7 @@ _LOGITS = "logits"
 _BATCH_TOKENS = 2048
 # Enough for a mean, and seconds of work for 0.6B; fewer pairs where a tokenizer needs many tokens.
 _NUM_PAIRS = 16
-_MAX_SAMPLE_TOKENS = 2560
+_MAX_SAMPLE_TOKENS = 1600
 _MAX_TOKENS = 512
 # The last bits of a sum are the machine's; a model should be the same on all.
 _STEP = 2.0**-10
@@ -57,17 +57,24 @@ class OffsetFinder:
         """What is to be added to the graph's logits, float32 [2], a multiple of 1/1024.
 
         folder: of the graph, layout `padded` or `prefix`. None if the model takes so few tokens
-        that nothing of the sample fits.
+        that nothing of the sample fits. Raises ModelError if onnxruntime cannot run the graph.
         """
         try:
             prompts = self._prompts(sample)
         except (ConfigError, InputError):
             return None
         answer_ids = (self.answers.yes, self.answers.no)
-        found = self._rounded_logits(folder / GRAPH_NAME, prompts)
+        try:
+            found = self._rounded_logits(folder / GRAPH_NAME, prompts)
+        except Exception as error:  # onnxruntime's errors have no common base
+            raise ModelError(
+                f"the graph was written and onnxruntime {onnxruntime.__version__} cannot run it "
+                f"here ({' '.join(str(error).split())[:300]}); prepare the model on another "
+                f"machine, or with another --precision."
+            ) from error
         exact = ExactDecoder(self.checkpoint, self.architecture).logits(prompts, answer_ids)
-        error = (exact.astype(np.float64) - found).mean(axis=0)
-        return np.asarray(np.rint(error / _STEP) * _STEP, np.float32)
+        missing = (exact.astype(np.float64) - found).mean(axis=0)
+        return np.asarray(np.rint(missing / _STEP) * _STEP, np.float32)
 
     def _prompts(self, sample: TextSample) -> Prompts:
         builder = self._builder()
