@@ -19,10 +19,10 @@ from shardrank.graph.tuning import TuningRequest
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3, 4, 28, 36])
-def test_it_is_the_first_layer_and_what_sees_last_tokens_only(num_layers: int) -> None:
+def test_it_is_the_first_layers_attention_and_what_sees_last_tokens_only(num_layers: int) -> None:
     groups = product_groups(parse_architecture(Shape(num_layers).config()))
     spared = [group.name for group in spared_groups(groups)]
-    first = [f"layers.0.{name}" for name in ("qkv", "o", "gate_up", "down")]
+    first = [f"layers.0.{name}" for name in ("qkv", "o")]
     last = [f"layers.{num_layers - 1}.{name}" for name in ("o", "gate_up", "down")]
     assert spared == ([*first, *last] if num_layers >= 4 else [])
 
@@ -31,7 +31,7 @@ def test_it_is_the_first_layer_and_what_sees_last_tokens_only(num_layers: int) -
 def test_it_is_a_small_part_of_the_work_of_a_real_model(num_layers: int) -> None:
     groups = product_groups(parse_architecture(replace(REAL_SHAPE, num_layers=num_layers).config()))
     shares = multiplication_shares(groups, tokens_a_prompt=45)
-    assert sum(shares[group.name] for group in spared_groups(groups)) < 0.04
+    assert sum(shares[group.name] for group in spared_groups(groups)) < 0.02
 
 
 def test_spared_weights_are_in_the_graph_as_they_came(tmp_path: Path) -> None:
