@@ -1,11 +1,12 @@
 """Graphs for GPUs without one: their operators in plain numpy, for onnx's own evaluator.
 
-Written from the operators' descriptions in ONNX Runtime's ContribOperators.md; shares no line with
-shardrank. In float32.
+The operators are written from their descriptions in ONNX Runtime's ContribOperators.md and share no
+line with shardrank. In float32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,15 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from shardrank.engine.packing import PackedRun
+from shardrank.graph.architecture import Architecture, parse_architecture
+from shardrank.graph.float_linear import FloatLinear
+from shardrank.graph.layout import Layout
+from shardrank.graph.qwen3 import Qwen3Graph
+from shardrank.graph.weights import Checkpoint
+from shardrank.graph.writer import GraphWriter
 
 MICROSOFT = "com.microsoft"
+YES, NO = 7, 9
 
 
 def rms_norm(values: np.ndarray, weight: np.ndarray, epsilon: float) -> np.ndarray:
@@ -153,6 +161,29 @@ OPERATORS = (
     SimplifiedLayerNormalization, SkipSimplifiedLayerNormalization, QuickGelu, PagedAttention,
     GroupQueryAttention, GatherElements,
 )  # fmt: skip
+
+
+def build_float32(
+    source: Path, folder: Path, make_layout: Callable[[GraphWriter, Architecture], Layout]
+) -> Path:
+    """A checkpoint's graph in float32, which no kernel runs and an evaluator can."""
+    folder.mkdir()
+    checkpoint = Checkpoint(source)
+    architecture = parse_architecture(checkpoint.config)
+    dtype = np.dtype(np.float32)
+    with GraphWriter(folder, external=False) as writer:
+        Qwen3Graph(
+            writer=writer,
+            checkpoint=checkpoint,
+            architecture=architecture,
+            layout=make_layout(writer, architecture),
+            linear=FloatLinear(writer, checkpoint, dtype),
+            dtype=dtype,
+            yes_id=YES,
+            no_id=NO,
+            max_tokens=512,
+        ).build()
+    return folder
 
 
 class ReferenceRunner:

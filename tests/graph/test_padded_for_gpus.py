@@ -10,39 +10,16 @@ import onnxruntime
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from cuda_reference import OPERATORS
+from cuda_reference import NO, OPERATORS, YES, build_float32
 from graph_models import SHAPES, pad, random_prompts
 from oracles.checkpoints import Shape, make_random_checkpoint
 from oracles.numpy_qwen3 import NumpyQwen3
-from shardrank.graph.architecture import parse_architecture
-from shardrank.graph.float_linear import FloatLinear
 from shardrank.graph.padded import PaddedLayout
 from shardrank.graph.prepare import prepare
-from shardrank.graph.qwen3 import Qwen3Graph
-from shardrank.graph.weights import Checkpoint
-from shardrank.graph.writer import GraphWriter
-
-YES, NO = 7, 9
 
 
-def build_float32(source: Path, folder: Path) -> ReferenceEvaluator:
-    """That graph in float32, for an evaluator."""
-    folder.mkdir()
-    checkpoint = Checkpoint(source)
-    architecture = parse_architecture(checkpoint.config)
-    dtype = np.dtype(np.float32)
-    with GraphWriter(folder, external=False) as writer:
-        Qwen3Graph(
-            writer=writer,
-            checkpoint=checkpoint,
-            architecture=architecture,
-            layout=PaddedLayout(writer, architecture, norms_heads=True),
-            linear=FloatLinear(writer, checkpoint, dtype),
-            dtype=dtype,
-            yes_id=YES,
-            no_id=NO,
-            max_tokens=512,
-        ).build()
+def build_padded(source: Path, folder: Path) -> ReferenceEvaluator:
+    build_float32(source, folder, lambda w, a: PaddedLayout(w, a, norms_heads=True))
     return ReferenceEvaluator(onnx.load(folder / "model.onnx"), new_ops=list(OPERATORS))
 
 
@@ -57,7 +34,7 @@ def test_mixed_lengths_score_as_the_oracle_whatever_the_padding(
     expected = np.stack([oracle.logits(prompt, YES, NO) for prompt in prompts])
     input_ids, attention_mask = pad(prompts, 0, side)
     feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
-    (found,) = build_float32(source, tmp_path / "model").run(["logits"], feeds)
+    (found,) = build_padded(source, tmp_path / "model").run(["logits"], feeds)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from cuda_reference import ReferenceRunner
+from cuda_reference import NO, YES, ReferenceRunner, build_float32
 from graph_models import SHAPES, random_prompts
 from oracles.checkpoints import Shape, make_random_checkpoint
 from oracles.numpy_qwen3 import NumpyQwen3
@@ -18,38 +18,16 @@ from shardrank.engine.packing import PackLimits
 from shardrank.engine.paged_session import PagedSession
 from shardrank.engine.session import SessionDescription
 from shardrank.errors import ModelError
-from shardrank.graph.architecture import parse_architecture
-from shardrank.graph.float_linear import FloatLinear
 from shardrank.graph.paged import PagedLayout
 from shardrank.graph.prepare import prepare
-from shardrank.graph.qwen3 import Qwen3Graph
-from shardrank.graph.weights import Checkpoint
-from shardrank.graph.writer import GraphWriter
 from shardrank.types import Prompts
 
-YES, NO = 7, 9
 LIMITS = PackLimits(max_tokens=256, max_rows=16, bucket_tokens=32, block_sizes=(32, 16))
 
 
-def build_float32(source: Path, folder: Path) -> ReferenceRunner:
-    """The paged graph in float32, which no kernel runs and an evaluator can."""
-    folder.mkdir()
-    checkpoint = Checkpoint(source)
-    architecture = parse_architecture(checkpoint.config)
-    dtype = np.dtype(np.float32)
-    with GraphWriter(folder, external=False) as writer:
-        Qwen3Graph(
-            writer=writer,
-            checkpoint=checkpoint,
-            architecture=architecture,
-            layout=PagedLayout(writer, architecture, dtype),
-            linear=FloatLinear(writer, checkpoint, dtype),
-            dtype=dtype,
-            yes_id=YES,
-            no_id=NO,
-            max_tokens=512,
-        ).build()
-    return ReferenceRunner(folder)
+def build_paged(source: Path, folder: Path) -> ReferenceRunner:
+    float32 = np.dtype(np.float32)
+    return ReferenceRunner(build_float32(source, folder, lambda w, a: PagedLayout(w, a, float32)))
 
 
 def scored(runner: ReferenceRunner, prompts: Sequence[np.ndarray]) -> np.ndarray:
@@ -72,7 +50,7 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def test_packed_prompts_score_as_they_do_alone(source: Path, tmp_path: Path) -> None:
     prompts = random_prompts((1, 2, 15, 16, 17, 31, 32, 33, 64, 70, 100))
-    runner = build_float32(source, tmp_path / "model")
+    runner = build_paged(source, tmp_path / "model")
     oracle = NumpyQwen3(source)
     expected = np.stack([oracle.logits(prompt, YES, NO) for prompt in prompts])
     np.testing.assert_allclose(scored(runner, prompts), expected, rtol=0, atol=1e-4)
@@ -84,7 +62,7 @@ def test_a_shared_front_is_computed_once_and_changes_no_score(source: Path, tmp_
     fronts = [np.concatenate([instruction, ends[0]]), np.concatenate([instruction, ends[1]])]
     prompts = [np.concatenate([front, end]) for front in fronts for end in ends[2:]]
     prompts.append(prompts[0][:64])
-    runner = build_float32(source, tmp_path / "model")
+    runner = build_paged(source, tmp_path / "model")
     oracle = NumpyQwen3(source)
     expected = np.stack([oracle.logits(prompt, YES, NO) for prompt in prompts])
     np.testing.assert_allclose(scored(runner, prompts), expected, rtol=0, atol=1e-4)
