@@ -149,10 +149,12 @@ def open_session(
             f"{', '.join(LAYOUTS)}; update shardrank, or prepare the model with --layout padded."
         )
     if _release(onnxruntime.__version__) < _release(model.min_onnxruntime):
+        # The packages for GPUs are a release behind.
+        other = ", or prepare the model with --layout padded" if model.layout == "prefix" else ""
         raise ModelError(
             f"{folder} needs onnxruntime {model.min_onnxruntime} or newer and "
             f"{onnxruntime.__version__} is installed; upgrade it with "
-            f'`pip install -U "onnxruntime>={model.min_onnxruntime}"`.'
+            f'`pip install -U "onnxruntime>={model.min_onnxruntime}"`{other}.'
         )
     provider = _provider(device)
     _refuse_precision(folder, model.precision, device)
