@@ -13,9 +13,9 @@ from tables import row, write_nested
 
 pytestmark = pytest.mark.ray
 
-NUM_UNITS = 5
-NUM_PAIRS = 1000
-"""Of a unit, all different: some seconds."""
+NUM_UNITS = 3
+NUM_PAIRS = 10_000
+"""Of a unit, all different: seconds of scoring on any machine, while half a second is waited."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def output(tmp_path: Path) -> Path:
 
 
 def test_the_units_that_are_being_scored_are_committed_first(shards: Path, output: Path) -> None:
-    job = Started(shards, output)
+    job = Started(shards, output, "cluster.drain_seconds=100")
     job.terminate()
     code, printed = job.end()
     assert code == 3, printed
@@ -77,7 +77,7 @@ def test_the_units_that_are_being_scored_are_committed_first(shards: Path, outpu
 def test_a_second_signal_ends_at_once(shards: Path, output: Path) -> None:
     job = Started(shards, output, "cluster.drain_seconds=600")
     job.terminate()
-    time.sleep(0.5)
+    time.sleep(0.2)
     assert job.process.poll() is None
     job.terminate()
     code, printed = job.end()
