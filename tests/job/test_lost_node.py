@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ray.cluster_utils import Cluster
 
 from commands import shardrank, start_shardrank
+from ray_nodes import OPEN, Node, Nodes
 from tables import row, write_nested
 
 pytestmark = pytest.mark.ray
@@ -18,16 +18,11 @@ CPUS = {"num_cpus": 2}
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def nodes() -> Iterator[tuple[Nodes, list[Node]]]:
     """A head without CPUs, and two nodes that work."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    head = {"num_cpus": 0, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    for _ in range(2):
-        cluster.add_node(**CPUS)
-    yield cluster
-    cluster.shutdown()
+    nodes = Nodes()
+    yield nodes, [nodes.add(**CPUS) for _ in range(2)]
+    nodes.close()
 
 
 def wait_for_units(output: Path, number: int, job: subprocess.Popen[str]) -> None:
@@ -39,20 +34,22 @@ def wait_for_units(output: Path, number: int, job: subprocess.Popen[str]) -> Non
 
 
 @pytest.mark.parametrize("is_replaced", [True, False], ids=["replaced", "not replaced"])
-def test_a_lost_node_costs_no_unit(cluster: Cluster, tmp_path: Path, is_replaced: bool) -> None:
+def test_a_lost_node_costs_no_unit(
+    nodes: tuple[Nodes, list[Node]], tmp_path: Path, is_replaced: bool
+) -> None:
+    cluster, workers = nodes
     rows = [row(number, 24) for number in range(NUM_UNITS)]
     write_nested(tmp_path / "in" / "a.parquet", rows, row_group_size=1)
     output = tmp_path / "out"
     command = ["rerank", "--input", str(tmp_path / "in"), "--output", str(output)]
     settings = [f"cluster.address={cluster.address}", "units.pairs=24"]
     command += ["--model", "demo", *(part for one in settings for part in ("--set", one))]
-    job = start_shardrank(*command)
+    job = start_shardrank(*command, **OPEN)
     wait_for_units(output, 3, job)
-    lost = max(cluster.worker_nodes, key=lambda node: node.unique_id)
-    cluster.remove_node(lost, allow_graceful=False)
+    cluster.remove(workers[-1])
     assert len(list(output.glob("*.parquet"))) < NUM_UNITS, "too late to prove anything"
     if is_replaced:
-        cluster.add_node(**CPUS)
+        cluster.add(**CPUS)
     printed, _ = job.communicate(timeout=300)
     assert job.returncode == 0, printed
     assert f"{NUM_UNITS} of {NUM_UNITS} units by this run" in printed

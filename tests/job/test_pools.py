@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.cluster_utils import Cluster
 
 from commands import start_shardrank
+from ray_nodes import OPEN, Nodes
 from shardrank.store.filesystem import Storage
 from shardrank.store.verify import verify
 from tables import row, write_nested
 
 pytestmark = pytest.mark.ray
 
-OPEN = {"RAY_AUTH_MODE": "disabled"}
 SCORER = {"num_cpus": 1, "resources": {"scorer": 1}}
 SETTINGS = (
     "units.pairs=16",
@@ -37,15 +36,10 @@ SETTINGS = (
 
 
 @pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    for name, value in OPEN.items():
-        monkeypatch.setenv(name, value)
-    cluster = Cluster()
-    try:
-        cluster.add_node(num_cpus=0)
-        yield cluster
-    finally:
-        cluster.shutdown()
+def nodes() -> Iterator[Nodes]:
+    nodes = Nodes()
+    yield nodes
+    nodes.close()
 
 
 def committed_by(lines: Iterator[str]) -> Iterator[str]:
@@ -68,7 +62,7 @@ def nodes_of_stages(session: Path) -> dict[str, set[str]]:
 
 
 def test_a_pool_grows_from_zero_keeps_its_kinds_apart_and_loses_a_node(
-    nodes: Cluster, tmp_path: Path
+    nodes: Nodes, tmp_path: Path
 ) -> None:
     """The job begins while there is only a head; its actors start as nodes come."""
     write_nested(tmp_path / "in" / "a.parquet", [row(i) for i in range(1200)], row_group_size=50)
@@ -82,18 +76,18 @@ def test_a_pool_grows_from_zero_keeps_its_kinds_apart_and_loses_a_node(
     try:
         lines = iter(job.stdout.readline, "")
         assert any("units begin to move" in line for line in lines)
-        reader = nodes.add_node(num_cpus=2, resources={"reader": 1})
-        first = nodes.add_node(**SCORER)
+        reader = nodes.add(num_cpus=2, resources={"reader": 1})
+        first = nodes.add(**SCORER)
         scorers = committed_by(lines)
         one = next(scorers)
         assert [next(scorers) for _ in range(20)] == [one] * 20
 
         added = time.monotonic()
-        second = nodes.add_node(**SCORER)
+        second = nodes.add(**SCORER)
         other = next(scorer for scorer in scorers if scorer != one)
         seconds_to_use = time.monotonic() - added
 
-        nodes.remove_node(first, allow_graceful=False)
+        nodes.remove(first)
         after = list(scorers)
         job.wait(timeout=120)
     finally:
@@ -106,6 +100,6 @@ def test_a_pool_grows_from_zero_keeps_its_kinds_apart_and_loses_a_node(
     repeated = [name for name in os.listdir(f"{output}/_shardrank/attempts") if "-1." not in name]
     assert len(repeated) <= 4, "more was done again than the lost actor held"
     assert verify(f"{tmp_path}/in", Storage(output, "output")).problems == ()
-    places = nodes_of_stages(Path(first.get_session_dir_path()))
+    places = nodes_of_stages(first.session)
     assert places["score"] == {first.node_id, second.node_id}
     assert places["read"] | places["write"] == {reader.node_id}
