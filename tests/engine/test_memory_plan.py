@@ -46,3 +46,9 @@ def test_padded_batches_at_once_fit_the_memory(free_bytes: int, num_batches: int
     assert tokens >= 1
     if tokens > 1:
         assert num_batches * tokens * (cache_bytes(LARGE) + run_bytes(LARGE)) <= free_bytes
+
+
+def test_an_export_that_does_not_tell_its_sizes_is_bounded_by_halving_alone() -> None:
+    partial = {key: value for key, value in SMALL.items() if key != "head_size"}
+    for unknown in (partial, {**partial, "head_size": None}):
+        assert plan_batch_tokens(unknown, GIB, 2) > 10**9

@@ -18,6 +18,8 @@ _USED_SHARE = 0.85
 _NUM_HIDDEN, _NUM_QUERY, _NUM_KEY_VALUE, _NUM_INTERMEDIATE = 4, 4, 6, 4
 
 
+_SIZES = ("hidden_size", "num_heads", "num_key_value_heads", "head_size", "intermediate_size")
+_UNBOUNDED = 2**31 - 1
 NUM_CUDA_CALLERS = 2
 """Threads that give a GPU padded batches: one prepares while the GPU works on the other's."""
 
@@ -50,8 +52,10 @@ def plan_batch_tokens(architecture: Mapping[str, Any], free_bytes: int, num_batc
     """Tokens of a padded batch that the free memory allows, where so many run at once.
 
     architecture, free_bytes: as for plan_limits. It is an estimate: where it is too large, batches
-    are halved (halving_session).
+    are halved (halving_session). An export may not tell its sizes: then halving alone bounds it.
     """
+    if not all(architecture.get(size) for size in _SIZES):
+        return _UNBOUNDED
     per_token = num_batches * (run_bytes(architecture) + cache_bytes(architecture))
     return max(1, int(free_bytes * _USED_SHARE / per_token))
 
