@@ -114,7 +114,7 @@ def test_short_documents_of_a_query_share_a_run_where_the_graph_takes_it() -> No
     rows = [(TEMPLATE + [50] * 10, [number] * length) for number, length in enumerate((5, 90, 9))]
     session = FakeSession(takes_past=True, batches_past=True)
     score_prompts(session, prompts_of(rows), 0)
-    assert session.batch_shapes == [(1, 50), (1, 90), (2, 9)]
+    assert session.batch_shapes == [(1, 50), (3, 90)]
 
 
 def test_prompts_that_share_nothing_go_in_batches() -> None:

@@ -6,11 +6,8 @@ import numpy as np
 
 from shardrank.types import Int64Array, Prompts
 
-_TOKENS_OF_A_RUN = 20
-"""What a run costs besides its tokens, in tokens (docs/decisions/016-continuations.md)."""
-
-_MAX_NEW_TOKENS = 192
-"""Of a run that continues a past; more gain nothing."""
+_MAX_NEW_TOKENS = 256
+"""Of a run that continues a past; more gain nothing (docs/decisions/017-packed.md)."""
 
 _MAX_PAST_TOKENS = 512
 """Of the past of all rows of a run, which are copies: 0.23 MB a token in the 0.6B shape."""
@@ -61,23 +58,23 @@ def plan_continuations(num_new: Int64Array, num_past: int) -> list[Int64Array]:
     num_new: int64 [num_prompts], tokens of each after the past. Every prompt is in exactly one
     batch; each batch is an array of indices into num_new, the longest first.
 
-    A run reads all weights of the model once, which costs as much as some tokens; so prompts that
-    are short share a run, as long as less is lost by padding them to one length.
+    A run reads all weights of the model once, which costs as much as some 20 tokens, so prompts
+    that are short share a run. None is computed for padding (graph.packed_rows).
     """
     order = np.argsort(-num_new, kind="stable")
     batches: list[list[int]] = []
-    longest = 0
+    num_tokens = 0
     for place in order.tolist():
         length = int(num_new[place])
         size = len(batches[-1]) + 1 if batches else 1
         if (
             batches
-            and longest - length < _TOKENS_OF_A_RUN
-            and size * longest <= _MAX_NEW_TOKENS
+            and num_tokens + length <= _MAX_NEW_TOKENS
             and size * num_past <= _MAX_PAST_TOKENS
         ):
             batches[-1].append(place)
+            num_tokens += length
         else:
             batches.append([place])
-            longest = length
+            num_tokens = length
     return [np.array(batch, np.int64) for batch in batches]

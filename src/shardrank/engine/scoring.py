@@ -22,8 +22,9 @@ from shardrank.types import Float32Array, Int32Array, Prompts
 
 DEFAULT_MAX_BATCH_TOKENS: dict[Device, int] = {"cpu": 4096, "cuda": 32768}
 MAX_TOKENS_IN_HAND, MAX_TOKENS_IN_HAND_PER_CALLER = 16384, 1024
-CHUNK_TOKENS = 1024
-"""Longer prompts go through the session in pieces: its memory grows with the piece."""
+CHUNK_TOKENS = 320
+"""Longer prompts go through the session in pieces: its memory grows with the piece, and so does the
+half of the attention that lies in a token's future (docs/decisions/017-packed.md)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from shardrank.engine.model import MIN_ONNXRUNTIME
 from shardrank.errors import ModelError
 from shardrank.graph.architecture import Architecture
 from shardrank.graph.layout import Layout
+from shardrank.graph.packed import PackedLayout
 from shardrank.graph.padded import PaddedLayout
 from shardrank.graph.paged import PagedLayout
 from shardrank.graph.prefix import PrefixLayout
@@ -53,6 +54,8 @@ def make_layout(
         return PagedLayout(writer, architecture, dtype)
     if layout == "prefix":
         return PrefixLayout(writer, architecture)
+    if dtype == np.float32:
+        return PackedLayout(writer, architecture)
     # Only GPUs run bfloat16; a graph in float16 can still be tried on a CPU.
     return PaddedLayout(writer, architecture, norms_heads=dtype == ml_dtypes.bfloat16)
 

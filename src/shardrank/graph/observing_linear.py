@@ -31,25 +31,20 @@ class ObservingLinear:
     stride: int
 
     def __post_init__(self) -> None:
-        """Write what all outputs share: where the prompt ends."""
-        node, constant = self.writer.node, self.writer.constant
-        one = constant("observing.one", np.array([1], np.int64))
-        shape = node("Shape", ["input_ids"], "observing.length", start=1, end=2)
-        # The graph may see one column more than there are tokens (aligned_rows.align_rows).
-        node("Sub", [shape, one], "observing.start")
+        """Write what all outputs share: from the last token on, backwards."""
+        constant = self.writer.constant
+        constant("observing.start", np.array([-1], np.int64))
         constant("observing.end", np.array([np.iinfo(np.int64).min], np.int64))
         constant("observing.axis", np.array([0], np.int64))
         constant("observing.step", np.array([-self.stride], np.int64))
 
     def apply(self, values: str, names: Sequence[str]) -> list[str]:
-        """Multiply the same values, float32 [..., inputs], by each named weight's transpose."""
+        """Multiply the same values, float32 [tokens, inputs], by each named weight's transpose."""
         num_inputs = self.checkpoint.shape(f"{names[0]}.weight")[1]
         output = f"{PREFIX}{names[0]}"
-        shape = self.writer.constant(f"{output}.shape", np.array([-1, num_inputs], np.int64))
-        rows = self.writer.node("Reshape", [values, shape], f"{output}.rows")
         self.writer.node(
             "Slice",
-            [rows, "observing.start", "observing.end", "observing.axis", "observing.step"],
+            [values, "observing.start", "observing.end", "observing.axis", "observing.step"],
             output,
         )
         self.writer.outputs.append(Tensor(output, ("shown", num_inputs), np.float32))

@@ -1,27 +1,25 @@
-"""The layout `padded`: a batch as on the model card, with padding on either side."""
+"""The layout `padded` for GPUs: a batch as on the model card, with padding on either side."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 
 from shardrank.graph.aligned_rows import align_rows
 from shardrank.graph.architecture import Architecture
-from shardrank.graph.writer import MICROSOFT, GraphWriter, Tensor
+from shardrank.graph.attention import append_attention
+from shardrank.graph.writer import GraphWriter, Tensor
 
 BATCH_INPUTS = (
     Tensor("input_ids", ("batch", "sequence"), np.int64),
     Tensor("attention_mask", ("batch", "sequence"), np.int64),
 )
-# Places among the inputs of GroupQueryAttention. The key norm's weight is behind the query's.
-_QUERY_NORM, _NUM_NEW = 14, 16
 
 
 class PaddedLayout:
     """input_ids and attention_mask, int64 [batch, sequence], to logits, float32 [batch, 2].
 
-    past: as for align_rows; what a layout that has one is built on.
+    Values stay rectangular: a GPU does not wait to hear how many tokens there are.
+
     norms_heads: leave the norms of query and key to the attention, which on CUDA does them in the
         pass that turns and stores the heads anyway; its kernel for CPUs has no norms.
     """
@@ -29,16 +27,11 @@ class PaddedLayout:
     num_axes = 2
 
     def __init__(
-        self,
-        writer: GraphWriter,
-        architecture: Architecture,
-        past: str | None = None,
-        *,
-        norms_heads: bool = False,
+        self, writer: GraphWriter, architecture: Architecture, *, norms_heads: bool = False
     ) -> None:
         self._writer = writer
         self._architecture = architecture
-        self._rows = align_rows(writer, past)
+        self._rows = align_rows(writer)
         self.norms_heads = norms_heads
 
     def ids(self) -> str:
@@ -47,32 +40,16 @@ class PaddedLayout:
 
     def attend(self, query: str, key: str, value: str, name: str, layer: int) -> str:
         """One layer's attention, [batch, width, heads x size]; layer is not needed here."""
+        rows = self._rows
         # Nobody reads the cache; its names select the kernel that is faster on long rows.
         presents = (f"{name}.present_key", f"{name}.present_value")
-        return self.attend_after((query, key, value), ("", ""), presents, name)
-
-    def attend_after(
-        self, values: Sequence[str], pasts: Sequence[str], presents: Sequence[str], name: str
-    ) -> str:
-        """The attention node; values: query, key, value; pasts and presents: key, value."""
-        rows = self._rows
-        inputs = [*values, *pasts, rows.last_seen, rows.num_seen, "rotary.cosines", "rotary.sines"]
-        attributes: dict[str, int | float] = {}
-        if self.norms_heads:
-            _put(inputs, _QUERY_NORM, f"{name}.q_norm.weight", f"{name}.k_norm.weight")
-            attributes["qk_norm_epsilon"] = self._architecture.norm_epsilon
-        if rows.num_new:
-            _put(inputs, _NUM_NEW, rows.num_new)
-        return self._writer.node(
-            "GroupQueryAttention",
-            inputs,
-            name,
-            outputs=[name, *presents],
-            domain=MICROSOFT,
-            num_heads=self._architecture.num_heads,
-            kv_num_heads=self._architecture.num_key_value_heads,
-            do_rotary=1,
-            **attributes,
+        norms = [f"{name}.{norm}.weight" for norm in ("q_norm", "k_norm")]
+        return append_attention(
+            self._writer,
+            self._architecture,
+            [query, key, value, "", "", rows.last_seen, rows.num_seen],
+            [name, *presents],
+            norms=norms if self.norms_heads else (),
         )
 
     def last(self, values: str) -> str:
@@ -84,9 +61,3 @@ class PaddedLayout:
     def save(self, logits: str) -> None:
         """Write the graph."""
         self._writer.save(BATCH_INPUTS, (Tensor(logits, ("batch", 2), np.float32),))
-
-
-def _put(inputs: list[str], place: int, *names: str) -> None:
-    """Append at this place; what is skipped is left out."""
-    inputs += [""] * (place - len(inputs))
-    inputs += names

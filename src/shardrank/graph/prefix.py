@@ -6,7 +6,8 @@ import numpy as np
 
 from shardrank.engine.layouts import BATCHES_PAST, past_names, present_names
 from shardrank.graph.architecture import Architecture
-from shardrank.graph.padded import BATCH_INPUTS, PaddedLayout
+from shardrank.graph.packed import PackedLayout
+from shardrank.graph.padded import BATCH_INPUTS
 from shardrank.graph.writer import GraphWriter, Tensor
 
 
@@ -26,27 +27,27 @@ class PrefixLayout:
     be of several (layouts.BATCHES_PAST).
     """
 
-    num_axes = 2
+    num_axes = 1
     norms_heads = False
 
     def __init__(self, writer: GraphWriter, architecture: Architecture) -> None:
         self._writer = writer
         self._architecture = architecture
-        self._padded = PaddedLayout(writer, architecture, past=past_names(0)[0])
+        self._packed = PackedLayout(writer, architecture, past=past_names(0)[0])
 
     def ids(self) -> str:
-        """int64 [batch, width], each row from column 0."""
-        return self._padded.ids()
+        """int64 [tokens]."""
+        return self._packed.ids()
 
     def attend(self, query: str, key: str, value: str, name: str, layer: int) -> str:
-        """One layer's attention, [batch, width, heads x size]."""
-        return self._padded.attend_after(
+        """One layer's attention, [tokens, heads x size]."""
+        return self._packed.attend_after(
             (query, key, value), past_names(layer), present_names(layer), name
         )
 
     def last(self, values: str) -> str:
-        """From [batch, width, n] to [batch, n]."""
-        return self._padded.last(values)
+        """From [tokens, n] to [batch, n]."""
+        return self._packed.last(values)
 
     def save(self, logits: str) -> None:
         """Write the graph."""

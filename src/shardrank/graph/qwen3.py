@@ -116,7 +116,7 @@ class Qwen3Graph:
 
     def _rotary_tables(self) -> None:
         shape = self.architecture
-        # The attention sees an even number of columns (aligned_rows.align_rows).
+        # The attention sees an even number of columns (packed_rows.pack_rows).
         num_positions = self.max_tokens + self.max_tokens % 2
         cosines, sines = rotary_tables(num_positions, shape.head_size, shape.rope_theta)
         self.writer.constant("rotary.cosines", cosines.astype(self.dtype))
@@ -178,6 +178,10 @@ class Qwen3Graph:
     def _add_norm(self, residual: str, values: str, name: str) -> tuple[str, str]:
         """The norm of the sum, and the sum."""
         total = f"{name}.sum"
+        if self.dtype == np.float32:
+            # Twice as fast on CPUs as the two in one node.
+            self.writer.node("Sum", [residual, values], total)
+            return self._norm(total, name), total
         normed = self.writer.node(
             "SkipSimplifiedLayerNormalization",
             [residual, values, self._norm_weight(name)],

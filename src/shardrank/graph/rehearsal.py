@@ -16,7 +16,7 @@ from shardrank.engine.model import GRAPH_NAME
 from shardrank.graph.answers import AnswerIds
 from shardrank.graph.architecture import Architecture
 from shardrank.graph.observing_linear import PREFIX, ObservingLinear
-from shardrank.graph.padded import PaddedLayout
+from shardrank.graph.packed import PackedLayout
 from shardrank.graph.product_group import ProductGroup, product_groups
 from shardrank.graph.qwen3 import Qwen3Graph
 from shardrank.graph.spared import spared_groups
@@ -58,7 +58,7 @@ class Rehearsal:
                 writer=writer,
                 checkpoint=checkpoint,
                 architecture=architecture,
-                layout=PaddedLayout(writer, architecture),
+                layout=PackedLayout(writer, architecture),
                 linear=ObservingLinear(writer, checkpoint, switched, self._stride()),
                 dtype=np.dtype(np.float32),
                 yes_id=answers.yes,

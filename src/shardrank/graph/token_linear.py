@@ -23,9 +23,8 @@ class TokenLinear:
     a product never depends on the other rows. Dynamic quantization with one scale for the whole
     batch, which model_quantized.onnx has, moves scores by up to 0.5 of their standard deviation.
 
-    Values are scaled by the token first, so that QuantizeLinear and MatMulIntegerToFloat see a
-    scale of 1: neither takes a scale for each row. Where rotation.rotation_size says so, channels
-    are rotated in blocks before.
+    QuantizeLinear takes a scale for each row of a matrix; MatMulIntegerToFloat does not, and gets
+    a scale of 1. Where rotation.rotation_size says so, channels are rotated in blocks before.
     """
 
     writer: GraphWriter
@@ -37,26 +36,27 @@ class TokenLinear:
         self.writer.constant("token.smallest_scale", np.array(SMALLEST_SCALE, np.float32))
         self.writer.constant("token.one", np.array(1, np.float32))
         self.writer.constant("token.zero_point", np.array(_ZERO_POINT, np.uint8))
+        self.writer.constant("token.zero_points", np.array([_ZERO_POINT], np.uint8))
         self.writer.constant("token.axis", np.array([-1], np.int64))
 
     def apply(self, values: str, names: Sequence[str]) -> list[str]:
-        """Quantize the values, float32 [..., inputs], once, and multiply them by each weight."""
+        """Quantize the values, float32 [tokens, inputs], once, and multiply them by each weight."""
         size = self._rotation_size(names[0])
         rotated = append_rotation(self.writer.node, self.writer.constant, values, size)
         integers, scales = self._quantize(rotated)
         return [self._multiply(integers, scales, name) for name in names]
 
     def _quantize(self, values: str) -> tuple[str, str]:
-        """uint8 [..., inputs], and the tokens' scales as float32 [..., 1]."""
+        """uint8 [tokens, inputs], and the tokens' scales as float32 [tokens, 1]."""
         node = self.writer.node
         absolute = node("Abs", [values], f"{values}.absolute")
         largest = node("ReduceMax", [absolute, "token.axis"], f"{values}.largest", keepdims=1)
         divided = node("Div", [largest, "token.levels"], f"{values}.divided")
         scales = node("Max", [divided, "token.smallest_scale"], f"{values}.scales")
-        scaled = node("Div", [values, scales], f"{values}.scaled")
-        integers = node(
-            "QuantizeLinear", [scaled, "token.one", "token.zero_point"], f"{values}.integers"
-        )
+        flat = node("Reshape", [scales, "token.axis"], f"{values}.flat_scales")
+        num_tokens = node("Shape", [flat], f"{values}.num_tokens")
+        zero_points = node("Expand", ["token.zero_points", num_tokens], f"{values}.zero_points")
+        integers = node("QuantizeLinear", [values, flat, zero_points], f"{values}.integers", axis=0)
         return integers, scales
 
     def _rotation_size(self, name: str) -> int:
