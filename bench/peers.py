@@ -7,7 +7,8 @@ kept), prepares it in w8a8, and scores real text: short (sentences, about 115 to
 long (about 350), longer (about 1000), and one query with many candidates. Peers: the code of the
 model card (transformers), and sentence-transformers' CrossEncoder in float32 and bfloat16, each in
 batches of several sizes, the best of which counts. Needs torch and sentence-transformers, a
-tokenizer.json of Qwen3 (or .xz) and Parquet files of queries with candidates.
+tokenizer.json of Qwen3 (or .xz) and Parquet files of queries with candidates. llama.cpp is one
+more, where --llama gives its program llama-embedding and what convert_hf_to_gguf.py made.
 
 Seconds of the CPU are told besides those of the clock: other work disturbs them less.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import lzma
+import resource
 import statistics
 import sys
 import tempfile
@@ -23,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import cpu_peers
@@ -59,7 +62,7 @@ class Workload:
 
 
 WORKLOADS = {
-    "short": Workload(3, 20, 0),
+    "short": Workload(6, 20, 0),
     "long": Workload(1, 16, 1250),
     "longer": Workload(1, 6, 4800),
     "one query": Workload(1, 200, 0),
@@ -75,10 +78,16 @@ class Times:
 
     def add(self, work: Callable[[], object]) -> None:
         """Do it once."""
-        clock, cpu = time.perf_counter(), time.process_time()
+        clock, cpu = time.perf_counter(), _cpu_seconds()
         work()
         self.clock.append(time.perf_counter() - clock)
-        self.cpu.append(time.process_time() - cpu)
+        self.cpu.append(_cpu_seconds() - cpu)
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of those that it waited for."""
+    waited_for = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + waited_for.ru_utime + waited_for.ru_stime
 
 
 def make_pairs(folder: Path, workload: Workload) -> list[Pair]:
@@ -88,7 +97,9 @@ def make_pairs(folder: Path, workload: Workload) -> list[Pair]:
         for path in sorted(folder.glob("en*.parquet"))
         for row in pq.read_table(path).to_pylist()
     ]
-    texts = [candidate["text"] for row in rows for candidate in row["candidates"]]
+    # Questions about one paragraph have the same candidates; a pair that comes twice is scored once.
+    found = [candidate["text"] for row in rows for candidate in row["candidates"]]
+    texts = list(dict.fromkeys(found))
     pairs: list[Pair] = []
     place = 0
     for row in rows[: workload.num_queries]:
@@ -179,28 +190,35 @@ def product_rate(num_threads: int, rounds: int = 30) -> float:
 
 
 def compare(
-    reranker: Reranker, checkpoint: Path, pairs: list[Pair], rounds: int, names: Sequence[str]
+    reranker: Reranker,
+    checkpoint: Path,
+    pairs: list[Pair],
+    rounds: int,
+    names: Sequence[str],
+    llama: cpu_peers.Llama | None,
 ) -> Iterator[str]:
     """Score the pairs with each engine in turn, some rounds; yields lines of what was found."""
     prompts = prompts_of(reranker, pairs)
     shared, alone = reranker.options, replace(reranker.options, reuse_prefix=False)
     scores: dict[str, np.ndarray] = {}
 
-    def ours(name: str) -> None:
+    def ours(name: str, number: int) -> None:
         reranker.options = shared if name == "shardrank" else alone
-        scores[name] = reranker.score_prompts(prompts)
+        scores[name] = reranker.score_prompts(prompts_of(reranker, pairs[:number]))
 
-    engines: dict[str, Callable[[], object]] = {
-        name: (lambda name=name: ours(name)) for name in ("shardrank", "shardrank, no reuse")
+    engines: dict[str, Callable[[int], object]] = {
+        name: partial(ours, name) for name in ("shardrank", "shardrank, no reuse")
     }
     texts = [cpu_peers.template_pair(query, document) for query, document in pairs]
     engines |= cpu_peers.engines(checkpoint, texts, names)
+    if llama is not None:
+        engines["llama.cpp"] = llama.engine(texts)
     times = {name: Times() for name in engines}
     for engine in engines.values():
-        engine()  # what is done once only
+        engine(min(16, len(pairs)))  # what is done once only
     for _ in range(rounds):
         for name, engine in engines.items():
-            times[name].add(engine)
+            times[name].add(partial(engine, len(pairs)))
     assert np.array_equal(scores["shardrank"], scores["shardrank, no reuse"])
     quantiles = np.percentile(prompts.lengths, [0, 50, 100]).astype(int)
     computed = num_computed_tokens(prompts, reranker.session.batches_past)
@@ -229,8 +247,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="Where what is prepared is kept.")
     parser.add_argument("--workload", action="append", choices=list(WORKLOADS))
     parser.add_argument("--peer", action="append", choices=list(cpu_peers.PEERS))
+    parser.add_argument("--llama", nargs=2, metavar=("PROGRAM", "GGUF"), help="llama-embedding.")
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
+    llama = cpu_peers.Llama(*map(Path, arguments.llama)) if arguments.llama else None
     peers = arguments.peer or list(cpu_peers.PEERS)
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -241,7 +261,7 @@ def main() -> None:
             pairs = make_pairs(arguments.pairs, WORKLOADS[name])
             lines = []
             print(f"{name}:", flush=True)
-            for line in compare(reranker, checkpoint, pairs, arguments.rounds, peers):
+            for line in compare(reranker, checkpoint, pairs, arguments.rounds, peers, llama):
                 print(f"  {line}", flush=True)
                 lines.append(line)
             packages = ["onnxruntime", "torch", "transformers", "sentence-transformers"]

@@ -110,6 +110,7 @@ def main() -> None:
     """Measure in turn and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", required=True)
+    parser.add_argument("--set", action="append", default=[], help="As of shardrank rerank.")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--unit-pairs", type=int, default=1024)
     parser.add_argument("--actors", type=int, default=1)
@@ -129,9 +130,8 @@ def main() -> None:
                     "model.path": model,
                     "units.pairs": arguments.unit_pairs,
                 }
-                job = open_job(
-                    load_config(None, [f"{key}={value}" for key, value in settings.items()])
-                )
+                written = [f"{key}={value}" for key, value in settings.items()]
+                job = open_job(load_config(None, [*written, *arguments.set]))
                 spec = job.spec(max(1, num_cores() // arguments.actors))
                 orders = [Order(unit, 1, 1) for unit in largest_first(job.plan.units)]
                 num_cpus = num_cores() / arguments.actors / 2
