@@ -18,6 +18,7 @@ from shardrank.errors import ConfigError, InputError, ModelError, OutputError
 from shardrank.job.estimate import PlanOptions, estimate
 from shardrank.job.estimate_text import render_estimate
 from shardrank.job.holding import holding
+from shardrank.job.known_pairs import KnownPairs
 from shardrank.job.known_units import do_known_units, needs_no_cluster
 from shardrank.job.opening import Job
 from shardrank.job.reuse import ensure_index
@@ -290,17 +291,31 @@ def test_an_output_that_is_not_finished_is_refused(days: Days) -> None:
 
 
 @pytest.mark.ray
-def test_a_plan_says_what_would_be_reused(days: Days) -> None:
+def test_a_plan_counts_only_the_pairs_that_have_no_score(days: Days) -> None:
     days.run(1, rows_of(*range(2)))
-    settings = days.folders.settings(
-        f"input.path={days.folders.root}/in1", f"scoring.reuse={days.output(1)}"
-    )
-    found = estimate(load_config(None, settings), PlanOptions(pairs_per_second=100.0))
-    assert found.reused_from == str(days.output(1))
-    assert f"of scores in {days.output(1)}" in render_estimate(found)
+    rows = rows_of(*range(2))
+    for candidate in rows[1]["candidates"][:3]:
+        candidate["text"] += " changed"
+    config = load_config(None, days.folders.settings(*days.settings(2, rows)))
+    found = estimate(config, PlanOptions(pairs_per_second=1.0))
+    assert (found.reused_from, found.reused_share) == (str(days.output(1)), 0.75)
+    assert found.tokens == pytest.approx(3 * (found.tokens_per_pair or 0), abs=1)
+    assert (found.seconds or 0) - found.start_seconds == pytest.approx(3, abs=0.1)
+    assert "75.0% of the sampled pairs, which are not counted" in render_estimate(found)
+    assert not (days.output(1) / INDEX_FOLDER).exists()
+    ensure_index(Storage(str(days.output(1))))
+    assert estimate(config, PlanOptions(pairs_per_second=1.0)) == found
     (days.output(1) / "_SUCCESS").unlink()
     with pytest.raises(InputError, match="is not finished"):
-        estimate(load_config(None, settings), PlanOptions(pairs_per_second=100.0))
+        estimate(config, PlanOptions(pairs_per_second=1.0))
+
+
+@pytest.mark.ray
+def test_a_large_output_without_an_index_is_not_looked_into_for_a_plan(days: Days) -> None:
+    days.run(1, rows_of(*range(2)))
+    storage = Storage(str(days.output(1)))
+    assert KnownPairs.of(storage, "", max_pairs_in_hand=2 * NUM_CANDIDATES - 1) is None
+    assert KnownPairs.of(storage, "", max_pairs_in_hand=2 * NUM_CANDIDATES) is not None
 
 
 @pytest.mark.ray

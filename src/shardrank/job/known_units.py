@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from shardrank.job.holding import Hold
 from shardrank.job.opening import Job
-from shardrank.job.reuse import MAX_PAIRS_IN_HAND
+from shardrank.job.reuse import MAX_PAIRS_IN_HAND, has_at_most
 from shardrank.job.watch import Watch
 from shardrank.job.worker import write_known
 from shardrank.store.pair_index import PairIndex
-from shardrank.store.plan import Plan, load_plan
+from shardrank.store.plan import load_plan
 from shardrank.types import Receipt, Unit
 
 MAX_PAIRS = 1 << 18
@@ -28,12 +28,12 @@ def needs_no_cluster(job: Job) -> bool:
     The job reuses scores, is small, and has an index of them or can make one without a cluster. It
     is new: where an execution died of what it read, the next must leave that to processes that may.
     """
-    if not job.is_new or job.earlier is None or not _has_at_most(job.plan, MAX_PAIRS):
+    if not job.is_new or job.earlier is None or not has_at_most(job.plan, MAX_PAIRS):
         return False
     if PairIndex.load(job.earlier) is not None:
         return True
     earlier = load_plan(job.earlier)
-    return earlier is not None and _has_at_most(earlier, MAX_PAIRS_IN_HAND)
+    return earlier is not None and has_at_most(earlier, MAX_PAIRS_IN_HAND)
 
 
 def do_known_units(job: Job, watch: Watch, hold: Hold) -> None:
@@ -60,8 +60,3 @@ def do_known_units(job: Job, watch: Watch, hold: Hold) -> None:
                     watch.add(receipt)
         finally:
             ends.set()
-
-
-def _has_at_most(plan: Plan, most: int) -> bool:
-    pairs = [unit.num_pairs for unit in plan.units]
-    return sum(num or 0 for num in pairs) <= most and None not in pairs
