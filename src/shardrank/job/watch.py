@@ -56,7 +56,7 @@ class Watch:
     def add(self, receipt: Receipt) -> None:
         """Take one receipt in; a unit that is done already counts no second time."""
         if receipt.unit in self._done:
-            # Ray does a unit again where a process or a node was lost after the receipt came.
+            # Its receipt comes again where a listing was stale, or a process was lost after it.
             return
         if receipt.outcome != "failed":
             self._done.add(receipt.unit)
