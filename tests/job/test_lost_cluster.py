@@ -73,6 +73,18 @@ def head() -> Iterator[Head]:
     head.kill()
 
 
+def children(parent: int, name: str) -> list[int]:
+    """The processes of a parent whose program, or title, ends with a name."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            of = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            program = (folder / "cmdline").read_bytes().split(b"\0")[0]
+            if of == parent and program.decode().strip().endswith(name):
+                found.append(int(folder.name))
+    return found
+
+
 class Started:
     """A job in mid-run."""
 
@@ -125,10 +137,18 @@ def test_a_cluster_of_our_own_that_dies_ends_the_job_with_our_message(
     tmp_path: Path, daemon: str, message: str
 ) -> None:
     job = Started(tmp_path)
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            program = (folder / "cmdline").read_bytes().split(b"\0")[0]
-            if parent == job.process.pid and program.endswith(f"/{daemon}".encode()):
-                os.kill(int(folder.name), signal.SIGKILL)
+    [process] = children(job.process.pid, f"/{daemon}")
+    os.kill(process, signal.SIGKILL)
     assert message in job.ends_resumable()
+
+
+def test_a_job_whose_daemon_signs_off_has_last_words(tmp_path: Path) -> None:
+    job = Started(tmp_path)
+    [daemon] = children(job.process.pid, "/raylet")
+    [agent] = children(daemon, "DashboardAgent")
+    os.kill(agent, signal.SIGKILL)
+    printed, _ = job.process.communicate(timeout=120)
+    # Ray's own exit, at once, or ours, where Ray's driver had nothing to ask its daemon for.
+    assert job.process.returncode in (1, 3), printed
+    assert printed.count("the same command again") == 1, printed
+    job.goes_on()

@@ -1,7 +1,9 @@
 import io
 
 from shardrank.job.progress import Progress, Standing, duration, render
+from shardrank.job.watch import Watch
 from shardrank.types import Counts, Receipt
+from tables import row, write_nested
 
 
 class Clock:
@@ -17,9 +19,9 @@ class Terminal(io.StringIO):
         return True
 
 
-def receipt(pairs: int, outcome: str = "committed") -> Receipt:
+def receipt(pairs: int, outcome: str = "committed", unit: int = 0) -> Receipt:
     counts = Counts(rows_in=1, rows_out=1, pairs_in=pairs, pairs_out=pairs, tokens=pairs * 100)
-    return Receipt(unit=0, outcome=outcome, counts=counts)  # type: ignore[arg-type]
+    return Receipt(unit=unit, outcome=outcome, counts=counts)  # type: ignore[arg-type]
 
 
 def test_the_line_says_how_far_how_fast_and_how_long() -> None:
@@ -90,3 +92,22 @@ def test_the_last_line_stands_once() -> None:
     progress.add(receipt(10))
     progress.close()
     assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_a_unit_that_was_done_again_counts_once(folders) -> None:
+    write_nested(folders.input / "a.parquet", [row(number) for number in range(3)])
+    plan, stream = folders.open("units.pairs=1").plan, Terminal()
+    assert len(plan.units) == 3
+    watch = Watch(plan, {0}, stream)
+    for unit, outcome in ((0, "already_committed"), (1, "committed"), (1, "already_committed")):
+        watch.add(receipt(4, outcome, unit))
+    watch.add(receipt(0, "failed", 1))
+    assert " 66% | 2/3 units | 4 pairs |" in stream.getvalue().rsplit("\r", 1)[1]
+    for _ in range(2):
+        watch.add(receipt(4, unit=2))
+    assert "100% | 3/3 units | 8 pairs" in stream.getvalue().rsplit("\r", 1)[1]
+    assert (watch.num_done, watch.counts.pairs_in, watch.failures) == (2, 8, [])
+
+
+def test_what_is_not_at_its_end_is_not_at_100_percent() -> None:
+    assert render(Standing(999, 1000, 0, None, 0, 0.0, 0.0)).startswith(" 99% |")

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from commands import environment, shardrank, start_shardrank
 from oracles.checkpoints import make_random_checkpoint
 from shardrank.engine.model import PreparedModel
-from shardrank.errors import OutputBusyError, ShardrankError
+from shardrank.errors import ConfigError, OutputBusyError, ShardrankError
 from shardrank.job.holding import holding
 from shardrank.job.metrics import METRICS, OUTPUT
 from shardrank.job.submit import submit as submit_and_follow
@@ -195,6 +195,72 @@ def test_every_exit_code_comes_through_the_client(run, tmp_path: Path) -> None:
 def test_a_cluster_that_cannot_be_reached_is_one_clear_error() -> None:
     with pytest.raises(ShardrankError, match="did not take the job"):
         submit_and_follow(["true"], address="http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    ("command", "environment"),
+    [
+        (["rerank", "--input", "s3://key:secret@bucket/in"], {}),
+        (["rerank", "--set", "output.path=s3://key:secret@bucket/out"], {}),
+        (["rerank"], {"WHERE": "https://user:secret@host/"}),
+        (["rerank"], {"AWS_SECRET_ACCESS_KEY": "secret"}),
+        (["rerank"], {"HF_TOKEN": "secret"}),
+    ],
+)
+def test_a_secret_is_not_sent(command: list[str], environment: dict[str, str]) -> None:
+    nobody = "http://127.0.0.1:9"
+    with pytest.raises(ConfigError, match="would be kept by Ray") as refused:
+        submit_and_follow(command, address=nobody, environment=environment)
+    assert "secret@" not in str(refused.value)
+    harmless = {"TOKENIZERS_PARALLELISM": "0", "AWS_WEB_IDENTITY_TOKEN_FILE": "/run/token"}
+    with pytest.raises(ShardrankError, match="did not take the job"):
+        submit_and_follow(["rerank", "--set", "a=b"], address=nobody, environment=harmless)
+
+
+def test_ray_keeps_no_secret_of_a_job(head: dict[str, str], tmp_path: Path) -> None:
+    """In the submitter's environment, and in a configuration that is refused for it."""
+    planted = {"AWS_SECRET_ACCESS_KEY": "planted-one", "HF_TOKEN": "planted-two"}
+    write_nested(tmp_path / "in" / "a.parquet", [row(1)])
+    (tmp_path / "work").mkdir()
+    for name, source in (("good", f"{tmp_path}/in"), ("bad", "s3://key:planted-three@bucket/in")):
+        text = f'[input]\npath = "{source}"\n[output]\npath = "{tmp_path}/out"\n'
+        (tmp_path / "work" / f"{name}.toml").write_text(f'{text}[model]\npath = "demo"\n')
+    for name, code in (("good", 0), ("bad", 1)):
+        done = follow(
+            head | planted,
+            *(
+                "--working-dir",
+                f"{tmp_path}/work",
+                "--id",
+                f"secrets-{name}",
+                "--env",
+                "PLAIN=seen",
+            ),
+            *("--", sys.executable, "-m", "shardrank", "rerank", f"{name}.toml"),
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "planted" not in done.stdout + done.stderr
+    kept = subprocess.run(
+        [sys.executable, "-c", KEPT_JOBS, DASHBOARD, "secrets-good", "secrets-bad"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(**head),
+    ).stdout
+    # It is all there: commands, environments, and why the second one failed.
+    assert all(text in kept for text in ("bad.toml", "PLAIN", "seen", "holds credentials"))
+    assert "planted" not in kept
+
+
+KEPT_JOBS = """
+import sys
+from ray.job_submission import JobSubmissionClient
+
+client = JobSubmissionClient(sys.argv[1])
+print(*(job.json() for job in client.list_jobs()), sep="\\n")
+for name in sys.argv[2:]:
+    print(client.get_job_info(name).json(), client.get_job_logs(name), sep="\\n")
+"""
 
 
 def test_a_wheel_that_is_sent_along_is_what_runs(head: dict[str, str], tmp_path: Path) -> None:

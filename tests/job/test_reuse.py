@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,23 @@ import pyarrow.parquet as pq
 import pytest
 
 from shardrank.config import load_config
-from shardrank.errors import ConfigError, InputError, OutputError
+from shardrank.errors import ConfigError, InputError, ModelError, OutputError
 from shardrank.job.estimate import PlanOptions, estimate
 from shardrank.job.estimate_text import render_estimate
+from shardrank.job.holding import holding
+from shardrank.job.known_pairs import KnownPairs
+from shardrank.job.known_units import do_known_units, needs_no_cluster
+from shardrank.job.opening import Job
 from shardrank.job.reuse import ensure_index
+from shardrank.job.watch import Watch
 from shardrank.schema import PAIR_HASH
+from shardrank.store.commits import committed
 from shardrank.store.filesystem import Storage
 from shardrank.store.pair_hash import from_arrow
 from shardrank.store.pair_index import INDEX_FOLDER, PairIndex
 from shardrank.store.results import Results
 from shardrank.store.verify import verify
+from shardrank.testing import fake_model
 from tables import NESTED, read_output, row, text, write_nested, write_pairs
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -59,16 +67,22 @@ class Days:
     def __init__(self, folders: Any) -> None:
         self.folders = folders
 
-    def run(self, day: int, rows: list[dict[str, Any]], *settings: str, **options: Any) -> Any:
+    def settings(self, day: int, rows: list[dict[str, Any]]) -> list[str]:
         schema = NESTED
         if "instruction" in rows[0]:
             schema = schema.append(pa.field("instruction", pa.string()))
         shard = self.folders.root / f"in{day}" / "a.parquet"
         if not shard.exists():
             write_nested(shard, rows, schema, row_group_size=3)
-        reuse = (f"scoring.reuse={self.output(1)}",) if day > 1 else ()
+        reuse = [f"scoring.reuse={self.output(1)}"] if day > 1 else []
         paths = f"input.path={self.folders.root}/in{day}", f"output.path={self.output(day)}"
-        result = self.folders.run(*paths, HASHED, *reuse, *settings, **options)
+        return [*paths, HASHED, *reuse]
+
+    def open(self, day: int, rows: list[dict[str, Any]]) -> Job:
+        return self.folders.open(*self.settings(day, rows))
+
+    def run(self, day: int, rows: list[dict[str, Any]], *settings: str, **options: Any) -> Any:
+        result = self.folders.run(*self.settings(day, rows), *settings, **options)
         found = verify(f"{self.folders.root}/in{day}", Storage(str(self.output(day))))
         assert found.problems == ()
         return result
@@ -120,6 +134,35 @@ def test_of_changed_documents_exactly_these_are_scored(days: Days) -> None:
     assert result.counts.pairs_reused == NUM_PAIRS - 3
     days.run(1000, rows, "scoring.reuse=none")
     assert days.rows(2) == days.rows(1000)
+
+
+def test_units_without_a_new_pair_are_done_before_the_others(days: Days) -> None:
+    days.run(1, rows_of(*range(NUM_ROWS)))
+    rows = rows_of(*range(NUM_ROWS))
+    rows[-1]["candidates"][0]["text"] += " changed"
+    job = days.open(2, rows)
+    assert needs_no_cluster(job)
+    known = replace(job, index=ensure_index(Storage(str(days.output(1)))))
+    with holding(job.output, 60) as hold:
+        do_known_units(known, Watch(job.plan, (), None), hold)
+    done = committed(job.output, job.plan).done
+    assert 0 in done
+    assert len(job.plan.units) - 1 not in done
+    # It is not new any more: what is left is for the cluster.
+    assert not needs_no_cluster(days.open(2, rows))
+    assert days.run(2, rows).num_units_done == len(job.plan.units) - len(done)
+
+
+def test_a_model_is_opened_for_the_first_pair_without_a_score(days: Days, tmp_path: Path) -> None:
+    fake_model(tmp_path / "model")
+    model = f"model.path={tmp_path}/model"
+    days.run(1, rows_of(*range(3)), model)
+    (tmp_path / "model" / "model.onnx").write_bytes(b"damaged")
+    assert days.run(2, rows_of(*range(3)), model).counts.pairs_reused == 3 * NUM_CANDIDATES
+    rows = rows_of(*range(3))
+    rows[2]["candidates"][1]["text"] += " changed"
+    with pytest.raises(ModelError, match=r"model\.onnx changed after reranker\.json"):
+        days.run(3, rows, model)
 
 
 def test_another_instruction_reuses_nothing_and_it_is_said(days: Days) -> None:
@@ -248,17 +291,31 @@ def test_an_output_that_is_not_finished_is_refused(days: Days) -> None:
 
 
 @pytest.mark.ray
-def test_a_plan_says_what_would_be_reused(days: Days) -> None:
+def test_a_plan_counts_only_the_pairs_that_have_no_score(days: Days) -> None:
     days.run(1, rows_of(*range(2)))
-    settings = days.folders.settings(
-        f"input.path={days.folders.root}/in1", f"scoring.reuse={days.output(1)}"
-    )
-    found = estimate(load_config(None, settings), PlanOptions(pairs_per_second=100.0))
-    assert found.reused_from == str(days.output(1))
-    assert f"of scores in {days.output(1)}" in render_estimate(found)
+    rows = rows_of(*range(2))
+    for candidate in rows[1]["candidates"][:3]:
+        candidate["text"] += " changed"
+    config = load_config(None, days.folders.settings(*days.settings(2, rows)))
+    found = estimate(config, PlanOptions(pairs_per_second=1.0))
+    assert (found.reused_from, found.reused_share) == (str(days.output(1)), 0.75)
+    assert found.tokens == pytest.approx(3 * (found.tokens_per_pair or 0), abs=1)
+    assert (found.seconds or 0) - found.start_seconds == pytest.approx(3, abs=0.1)
+    assert "75.0% of the sampled pairs, which are not counted" in render_estimate(found)
+    assert not (days.output(1) / INDEX_FOLDER).exists()
+    ensure_index(Storage(str(days.output(1))))
+    assert estimate(config, PlanOptions(pairs_per_second=1.0)) == found
     (days.output(1) / "_SUCCESS").unlink()
     with pytest.raises(InputError, match="is not finished"):
-        estimate(load_config(None, settings), PlanOptions(pairs_per_second=100.0))
+        estimate(config, PlanOptions(pairs_per_second=1.0))
+
+
+@pytest.mark.ray
+def test_a_large_output_without_an_index_is_not_looked_into_for_a_plan(days: Days) -> None:
+    days.run(1, rows_of(*range(2)))
+    storage = Storage(str(days.output(1)))
+    assert KnownPairs.of(storage, "", max_pairs_in_hand=2 * NUM_CANDIDATES - 1) is None
+    assert KnownPairs.of(storage, "", max_pairs_in_hand=2 * NUM_CANDIDATES) is not None
 
 
 @pytest.mark.ray

@@ -60,6 +60,13 @@ def test_two_jobs_that_make_the_index_at_once_both_have_it(folder: Path) -> None
         assert read_output(folder / f"twin{number}") == read_output(folder / "out1")
 
 
+def test_a_job_without_a_new_pair_needs_no_cluster(folder: Path) -> None:
+    nobody = f"scoring.reuse={folder}/out1", "cluster.address=127.0.0.1:9"
+    done = shardrank(*job(folder, "in1", "known", *nobody))
+    assert done.returncode == 0, done.stderr
+    assert read_output(folder / "known") == read_output(folder / "out1")
+
+
 def test_a_killed_job_goes_on_and_ends_as_one_that_reused_nothing(folder: Path) -> None:
     output = folder / "killed"
     wanted = random.Random(os.getpid()).randint(1, NUM_UNITS // 3)

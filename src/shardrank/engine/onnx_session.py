@@ -174,9 +174,7 @@ def open_session(
         ) from error
     _refuse_other_graph(session, path, model.layout)
     _refuse_fallback(session, device)
-    # The arithmetic of a GPU does not depend on the CPU beside it.
-    cpu = read_instruction_set() if device == "cpu" else "none"
-    description = SessionDescription(onnxruntime.__version__, _PROVIDERS[device], cpu)
+    description = describe_session(device)
     if device == "cuda" and model.layout == "padded":
         free_bytes = read_cuda_device().free_bytes
         max_tokens = plan_batch_tokens(model.architecture, free_bytes, NUM_CUDA_CALLERS)
@@ -187,6 +185,13 @@ def open_session(
     num_cached = replace(limits, max_tokens=max(limits.max_tokens, model.max_tokens))
     runner = CudaRunner(session, num_cached.max_cache_tokens)
     return PagedSession(runner, description, limits)
+
+
+def describe_session(device: Device) -> SessionDescription:
+    """What a session that `open_session` gives says of itself, without one."""
+    # The arithmetic of a GPU does not depend on the CPU beside it.
+    cpu = read_instruction_set() if device == "cpu" else "none"
+    return SessionDescription(onnxruntime.__version__, _PROVIDERS[device], cpu)
 
 
 def _options(threads: int, allow_spinning: bool) -> onnxruntime.SessionOptions:

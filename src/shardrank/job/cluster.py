@@ -17,8 +17,15 @@ from ray._private import ray_constants
 
 from shardrank.config import Config
 from shardrank.errors import ConfigError, ShardrankError
+from shardrank.job.last_words import LastWords
 from shardrank.job.lost_cluster import ClusterWatch, Farewell
 
+ENDED = (
+    "shardrank: this process was ended from one moment to the next: by Ray, whose daemon on this "
+    "node signed off, or by the system, perhaps for lack of memory; nothing that was committed is "
+    "lost, and the same command again goes on from there"
+)
+"""What is said where nothing else can be."""
 LOCAL = "local"
 """The address that means a cluster of our own on this machine."""
 SMALL_TASK_CPUS = 0.5
@@ -67,10 +74,17 @@ def connected(address: str | None, farewell: Farewell = lambda error: None) -> I
             "machine alone"
         ) from error
     here = ray.get_runtime_context()
-    watch = ClusterWatch(here.gcs_address, _daemon_of(here.get_node_id()), farewell)
+    words = LastWords(ENDED)
+
+    def farewell_in_order(error: ShardrankError) -> None:
+        words.take_back()
+        farewell(error)
+
+    watch = ClusterWatch(here.gcs_address, _daemon_of(here.get_node_id()), farewell_in_order)
     try:
         yield is_own
     finally:
+        words.take_back()
         if watch.is_lost:
             watch.leave()  # without ray.shutdown(), which would hang
         else:

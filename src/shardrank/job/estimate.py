@@ -52,10 +52,11 @@ class PlanOptions:
 class Estimate:
     """A plan in figures. What cannot be known is None.
 
-    pairs: an upper bound from the footers. tokens: pairs x chosen_share x tokens_per_pair.
+    pairs: an upper bound from the footers.
+    tokens: pairs x chosen_share x (1 - reused_share) x tokens_per_pair.
     chosen_share: of the sampled pairs, those that are scored; 1.0 where there is no cascade.
-    reused_from: the output whose scores are taken where pairs are the same; how many those are is
-        not foreseen.
+    reused_from: the output whose scores are taken where pairs are the same. reused_share: of the
+        sampled pairs that would be scored, those that it has; None where it cannot be told.
     tokens_error: one standard error of tokens, as a share, from how the sampled places differ.
     truncated_share, rejected_share: of the sampled pairs; cut_tokens_share: of all their tokens.
     output_bytes: of the output's data files.
@@ -86,6 +87,7 @@ class Estimate:
     chosen_share: float | None
     tokens: int | None
     reused_from: str | None
+    reused_share: float | None
     tokens_error: float | None
     output_bytes: int | None
     actors: int
@@ -122,7 +124,9 @@ def judge(config: Config, options: PlanOptions, seen: Survey) -> Estimate:
     known = [unit.num_pairs for unit in seen.units if unit.num_pairs is not None]
     pairs = sum(known) if len(known) == len(seen.units) else None
     chosen = _share(sample.num_chosen, sample.num_pairs)
-    scored = np.array(known, np.float64) * (1.0 if chosen is None else chosen)
+    reused = _share(sample.num_known, sample.num_chosen) if seen.is_known else None
+    scored_share = (1.0 if chosen is None else chosen) * (1.0 - (reused or 0.0))
+    scored = np.array(known, np.float64) * scored_share
     speed = _speed(seen, options, mean)
     num_actors = options.num_actors or seen.shape.max_actors
     start = _START_SECONDS[seen.is_own] + (seen.measured.load_seconds if seen.measured else 0.0)
@@ -153,8 +157,9 @@ def judge(config: Config, options: PlanOptions, seen: Survey) -> Estimate:
         cut_tokens_share=_share(sample.num_uncut_tokens - num_tokens, sample.num_uncut_tokens),
         rejected_share=_share(sample.num_rejected, sample.num_pairs),
         chosen_share=chosen,
-        tokens=_scaled(pairs, None if mean is None or chosen is None else mean * chosen),
+        tokens=_scaled(pairs, None if mean is None else mean * scored_share),
         reused_from=seen.reused_from,
+        reused_share=reused,
         tokens_error=_standard_error(sample),
         output_bytes=_scaled(pairs, _share(sample.num_bytes_out, sample.num_pairs)),
         actors=num_actors,
@@ -231,7 +236,8 @@ def _warnings(
             "lower units.pairs"
         )
     is_short = seconds_per_unit is not None and seconds_per_unit < SHORT_UNIT_SECONDS
-    if is_short and len(seen.units) > MANY_UNITS:
+    # With reuse they are short today, and as long as ever with the next model.
+    if is_short and len(seen.units) > MANY_UNITS and seen.reused_from is None:
         found.append(
             f"a unit takes {seconds_per_unit:.1f} s, little beside what it costs to send it "
             "around: raise units.pairs"

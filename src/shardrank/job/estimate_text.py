@@ -23,7 +23,7 @@ def render_estimate(found: Estimate) -> str:
     if found.chosen_share is not None and found.chosen_share < 1.0:
         lines.append(f"cascade   scores {found.chosen_share:.1%} of the sampled pairs again")
     if found.reused_from is not None:
-        lines.append(f"reuse     of scores in {found.reused_from}, not counted in the tokens")
+        lines.append(f"reuse     {_reused(found.reused_share)} {found.reused_from}")
     if found.truncated_share:
         lines.append(
             f"cut       {found.truncated_share:.1%} of the documents are too long; "
@@ -56,6 +56,13 @@ def render_estimate(found: Estimate) -> str:
     if found.exit_code:
         lines.append(f"as set, this job would end with exit code {found.exit_code}")
     return "\n".join(lines)
+
+
+def _reused(share: float | None) -> str:
+    if share is None:
+        # The first job makes the index that `plan` could look into.
+        return "counted in nothing here, since there is no index yet: of scores in"
+    return f"{share:.1%} of the sampled pairs, which are not counted in tokens and time, from"
 
 
 def _at_most(value: int | None) -> str:

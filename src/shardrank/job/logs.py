@@ -67,8 +67,11 @@ def logging_as(chosen: Format) -> Iterator[None]:
 
 @cache
 def set_up_worker(chosen: Format) -> None:
-    """The same for a worker's life; Ray keeps what it writes to stderr in a log file."""
-    if chosen == "json":
+    """The same for a worker's life; Ray keeps what it writes to stderr in a log file.
+
+    Nothing is done in a driver, which writes already.
+    """
+    if chosen == "json" and not logging.getLogger(ROOT).handlers:
         _write_json()
 
 

@@ -20,7 +20,7 @@ class Observer(Protocol):
     """Is told when units begin to move, and of each receipt."""
 
     def begin(self) -> None:
-        """The cluster is connected, and nothing was done yet."""
+        """The cluster is connected; nothing was done yet but what needed none."""
         ...
 
     def add(self, receipt: Receipt) -> None:

@@ -42,6 +42,7 @@ class Job:
     """A plan with all that its workers need to be told.
 
     earlier: the output whose scores may be taken. index: of it, once there is one.
+    is_new: whether this execution is the first.
     """
 
     config: Config
@@ -52,6 +53,7 @@ class Job:
     warnings: tuple[str, ...]
     earlier: Storage | None = None
     index: PairIndex | None = None
+    is_new: bool = False
 
     def spec(self, threads: int) -> JobSpec:
         """What a worker is told."""
@@ -134,14 +136,16 @@ def open_job(config: Config) -> Job:
         require_same_input(stored, shards)
         warnings = (*_warnings(config, model, output, earlier), *unused)
         return Job(config, model, stored, source, output, warnings, earlier)
-    prompt_builder(config, model, folder)
+    if earlier is None:
+        # Else the earlier job, of the same score fingerprint, has been through it.
+        prompt_builder(config, model, folder)
     _, units = plan_units(config, source, shards)
     proposed = new_plan(
         scores, rows, config.input.layout, config.input.columns, config.output_columns, units
     )
     plan = open_plan(output, proposed)
     warnings = (*_warnings(config, model, output, earlier), *unused)
-    return Job(config, model, plan, source, output, warnings, earlier)
+    return Job(config, model, plan, source, output, warnings, earlier, is_new=True)
 
 
 def prompt_builder(config: Config, model: PreparedModel, folder: Path) -> PromptBuilder:

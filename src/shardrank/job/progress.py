@@ -42,9 +42,10 @@ class Standing:
 
 def render(standing: Standing) -> str:
     """One line for people."""
-    share = standing.done_units / standing.total_units if standing.total_units else 1.0
+    # Rounded down: 100% is said of nothing that is not at its end.
+    percent = standing.done_units * 100 // standing.total_units if standing.total_units else 100
     parts = [
-        f"{share:4.0%}",
+        f"{percent:3}%",
         f"{standing.done_units:,}/{standing.total_units:,} units",
         f"{standing.done_pairs:,} pairs",
         f"{_rate(standing.pairs_per_second)} pairs/s",

@@ -15,7 +15,9 @@ from shardrank.config import Config
 from shardrank.errors import IncompleteError, OutputBusyError, ShardrankError
 from shardrank.job.cluster import connected, pool_warning, require_devices
 from shardrank.job.holding import Hold, holding
+from shardrank.job.known_units import do_known_units, needs_no_cluster
 from shardrank.job.limits import require_few_rejected
+from shardrank.job.lost_cluster import Farewell
 from shardrank.job.metrics import Meters
 from shardrank.job.observers import DriverMeters, ReceiptLog
 from shardrank.job.opening import Job, job_name, open_job
@@ -110,15 +112,7 @@ def _execute(
 
     try:
         if hold is not None and len(before) < len(job.plan.units):
-            with connected(config.cluster.address, farewell) as is_own, stops_on_sigterm():
-                hold.require()
-                require_devices(config, ray.nodes(), is_own=is_own)
-                if not is_own:
-                    say(f"on the running Ray cluster {ray.get_runtime_context().gcs_address}")
-                    if warning := pool_warning(config, ray.nodes()):
-                        say(f"warning: {warning}")
-                watch.begin()
-                run_pending(_with_index(job, say), watch, hold)
+            _work(job, config, hold, watch, say, farewell)
         return _finish(job, config, watch, time.monotonic() - started)
     except BaseException as caught:
         error = caught
@@ -127,8 +121,28 @@ def _execute(
         report(error)
 
 
+def _work(
+    job: Job, config: Config, hold: Hold, watch: Watch, say: Echo, farewell: Farewell
+) -> None:
+    """Do what is pending, and first what needs no cluster: that may be all."""
+    if needs_no_cluster(job):
+        job = _with_index(job, say)
+        do_known_units(job, watch, hold)
+        if len(committed(job.output, job.plan).done) == len(job.plan.units):
+            return
+    with connected(config.cluster.address, farewell) as is_own, stops_on_sigterm():
+        hold.require()
+        require_devices(config, ray.nodes(), is_own=is_own)
+        if not is_own:
+            say(f"on the running Ray cluster {ray.get_runtime_context().gcs_address}")
+            if warning := pool_warning(config, ray.nodes()):
+                say(f"warning: {warning}")
+        watch.begin()
+        run_pending(_with_index(job, say), watch, hold)
+
+
 def _with_index(job: Job, say: Echo) -> Job:
-    if job.earlier is None:
+    if job.earlier is None or job.index is not None:
         return job
     if PairIndex.load(job.earlier) is None:
         say(f"making an index of the pairs in {job.earlier.display()}, once")

@@ -32,7 +32,7 @@ from shardrank.store.pair_index import (
     PairIndex,
     write_bucket,
 )
-from shardrank.store.plan import PLAN_NAME, load_plan
+from shardrank.store.plan import PLAN_NAME, Plan, load_plan
 from shardrank.store.results import Results
 
 MAX_PAIRS_IN_HAND = 1 << 20
@@ -89,6 +89,12 @@ def find_earlier(
             "job first, since what it still writes would be missed"
         )
     return storage, ()
+
+
+def has_at_most(plan: Plan, most: int) -> bool:
+    """Whether a plan is known to hold no more pairs."""
+    pairs = [unit.num_pairs for unit in plan.units]
+    return sum(num or 0 for num in pairs) <= most and None not in pairs
 
 
 def ensure_index(

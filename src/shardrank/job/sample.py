@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from shardrank.config import Config
 from shardrank.engine.prompt import PromptBuilder
 from shardrank.errors import ShardError
+from shardrank.job.known_pairs import KnownPairs
 from shardrank.job.pairs import tokenize
 from shardrank.store import cascade
 from shardrank.store.filesystem import Storage
@@ -34,12 +35,14 @@ class Sample:
     parts: the prompts of each place. num_uncut_tokens: of all prompts, had no document been cut.
     queries, documents, query_of: the texts as they are, for whoever judges them.
     num_chosen: pairs that are scored, all of them where there is no cascade.
+    num_known: of these, pairs that have an earlier score.
     num_bytes_out: of the output that these rows become. host_seconds: of one core.
     """
 
     parts: tuple[Prompts, ...] = ()
     num_pairs: int = 0
     num_chosen: int = 0
+    num_known: int = 0
     num_rejected: int = 0
     num_cut: int = 0
     num_uncut_tokens: int = 0
@@ -91,10 +94,11 @@ def draw(
     units: Sequence[Unit],
     builder: PromptBuilder,
     uncut: PromptBuilder,
+    known: KnownPairs | None = None,
 ) -> Sample:
     """Read and tokenize rows across all units; a shard that cannot be read is left out.
 
-    uncut: builds the same prompts, whatever their length.
+    uncut: builds the same prompts, whatever their length. known: the pairs with an earlier score.
     """
     limit = config.errors.max_bytes
     columns = config.input.columns
@@ -104,7 +108,7 @@ def draw(
             rows = read_unit(source, unit, config.input.layout, columns, limit)
         except ShardError:
             continue
-        total = _with(total, rows, builder, uncut, config)
+        total = _with(total, rows, builder, uncut, config, known)
     return total
 
 
@@ -124,6 +128,7 @@ def _with(
     builder: PromptBuilder,
     uncut: PromptBuilder,
     config: Config,
+    known: KnownPairs | None,
 ) -> Sample:
     """The sample and these rows, worked on as the stages of a job do it."""
     started = time.process_time()
@@ -161,6 +166,7 @@ def _with(
         parts=(*total.parts, prompts),
         num_pairs=total.num_pairs + rows.num_pairs,
         num_chosen=total.num_chosen + int(chosen.sum()),
+        num_known=total.num_known + (0 if known is None else known.num_among(rows, wanted.pair_ok)),
         num_rejected=total.num_rejected
         + int(np.count_nonzero(~rows.pair_ok | chosen) - scored.sum()),
         num_cut=total.num_cut + output.counts.pairs_cut,

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 import sys
 import time
@@ -19,11 +20,16 @@ import click
 from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from shardrank.errors import EXIT_DONE, EXIT_FAILED, EXIT_INCOMPLETE, ShardrankError
+from shardrank.config_values import holds_credentials
+from shardrank.errors import EXIT_DONE, EXIT_FAILED, EXIT_INCOMPLETE, ConfigError, ShardrankError
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 _EXCLUDED = (".git", ".venv", "build", "dist", "out")
 """Of a working directory: nothing that a job needs, and too large to send."""
+_SECRET_NAME = re.compile(
+    r"(^|_)(SECRET|PASSWORD|TOKEN|ACCESS_KEY|ACCOUNT_KEY|API_KEY|PRIVATE_KEY)(?!.*_(ID|PATH|FILE)$)(_|$)",
+    re.IGNORECASE,
+)
 
 Write = Callable[[str], Any]
 
@@ -44,11 +50,14 @@ def submit(
     address: of the dashboard, http://HEAD:8265; None for RAY_API_SERVER_ADDRESS or this machine's.
     working_dir: is sent along, without what git ignores. wheel: of shardrank, where the image of
         the nodes has none, or another; what it depends on must be in the image.
+    environment: variables of the driver and of the workers; none that names a secret.
     submission_id: a name of one's own. Ray refuses one that it has seen.
     write: takes what the job prints, as it prints it.
 
-    Raises ShardrankError if the cluster cannot be reached or refuses the job.
+    Raises ShardrankError if the cluster cannot be reached or refuses the job, and ConfigError for
+    a secret in what Ray keeps of a job.
     """
+    _refuse_secrets(command, environment or {})
     runtime_env: dict[str, Any] = {"env_vars": dict(environment or {})}
     if working_dir is not None:
         runtime_env |= {"working_dir": str(working_dir), "excludes": list(_EXCLUDED)}
@@ -78,6 +87,19 @@ def exit_code(status: JobStatus, driver_exit_code: int | None) -> int:
     if status == JobStatus.STOPPED or (driver_exit_code is not None and _killed(driver_exit_code)):
         return EXIT_INCOMPLETE
     return driver_exit_code or EXIT_FAILED
+
+
+def _refuse_secrets(command: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Ray keeps command and environment with the job, and shows them on its dashboard."""
+    what = next((f"the variable {name}" for name in environment if _SECRET_NAME.search(name)), None)
+    for word in (*command, *environment.values()):
+        if holds_credentials(word) or holds_credentials(word.partition("=")[2]):
+            what = "a URL with credentials"
+    if what is not None:
+        raise ConfigError(
+            f"{what} would be kept by Ray and shown to everybody who reaches the cluster; give "
+            "secrets to its nodes instead (service account, profile, or their own environment)"
+        )
 
 
 def _killed(code: int) -> bool:

@@ -15,6 +15,7 @@ from shardrank.engine.model import PreparedModel
 from shardrank.engine.tokenizer import Tokenizer
 from shardrank.job.cluster import LOCAL, Shape, connected, shape_of
 from shardrank.job.fingerprints import score_fields
+from shardrank.job.known_pairs import KnownPairs
 from shardrank.job.measure import Measured, measure
 from shardrank.job.model_folder import local_folder
 from shardrank.job.opening import job_spec, plan_units, prompt_builder, require_finished
@@ -37,7 +38,8 @@ class Survey:
 
     model_bytes: of its files. shape: of the actors that the job would have now.
     measured: None where nothing was scored. is_own: the job would start a cluster of its own.
-    reused_from: the output whose scores would be taken, or None.
+    reused_from: the output whose scores would be taken, or None. is_known: whether the sample says
+        which of its pairs have one.
     """
 
     model: PreparedModel
@@ -50,6 +52,7 @@ class Survey:
     exclusive: bool
     is_own: bool
     reused_from: str | None
+    is_known: bool
 
 
 def survey(config: Config, measure_seconds: float | None) -> Survey:
@@ -65,8 +68,10 @@ def survey(config: Config, measure_seconds: float | None) -> Survey:
     require_finished(source)
     earlier, _ = find_earlier(config, score_fields(config, model), output)
     footers, units = plan_units(config, source, shards)
-    uncut = replace(Prompting.of(config, model), max_tokens=_NO_LIMIT)
-    sample = draw(config, source, units, builder, uncut.builder(Tokenizer.load(folder)))
+    prompting = Prompting.of(config, model)
+    uncut = replace(prompting, max_tokens=_NO_LIMIT).builder(Tokenizer.load(folder))
+    known = None if earlier is None else KnownPairs.of(earlier, prompting.instruction)
+    sample = draw(config, source, units, builder, uncut, known)
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     is_own = address is None or address == LOCAL
     spec = job_spec(config, model, source, output, Fingerprints("", ""), 1)
@@ -84,6 +89,7 @@ def survey(config: Config, measure_seconds: float | None) -> Survey:
         exclusive=output.exclusive,
         is_own=is_own,
         reused_from=None if earlier is None else earlier.display(),
+        is_known=known is not None,
     )
 
 

@@ -40,6 +40,7 @@ class Watch:
                 total_pairs=sum(known) if len(known) == len(pending) else None,
                 tell=tell,
             )
+        self._done = set(done)
         self._observers = observers
         self._failures: Counter[str] = Counter()
         self._messages: dict[str, str] = {}
@@ -53,7 +54,12 @@ class Watch:
             observer.begin()
 
     def add(self, receipt: Receipt) -> None:
-        """Take one receipt in."""
+        """Take one receipt in; a unit that is done already counts no second time."""
+        if receipt.unit in self._done:
+            # Its receipt comes again where a listing was stale, or a process was lost after it.
+            return
+        if receipt.outcome != "failed":
+            self._done.add(receipt.unit)
         for observer in self._observers:
             observer.add(receipt)
         if self._progress is not None:

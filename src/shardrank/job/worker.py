@@ -10,13 +10,15 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pyarrow as pa
 
 from shardrank.engine.model import TOKENIZER_NAME, PreparedModel, file_sha256
+from shardrank.engine.onnx_session import describe_session
 from shardrank.engine.paged_session import PagedSession
 from shardrank.engine.prompt import PromptBuilder
 from shardrank.engine.ranking import log_odds
@@ -42,6 +44,7 @@ from shardrank.store.writer import Attempt, commit_tombstone, commit_unit
 from shardrank.types import Prompts, Receipt, Rejection, Unit
 
 _STOPPED = Fault(STOPPED, "the job was told to end before this unit began")
+_UNKNOWN = Fault("unknown", "a pair of this unit has no earlier score")
 _DEADLY = "the process that scores this row dies; look at its length and its text"
 
 
@@ -64,36 +67,52 @@ def write(table: pa.Table, spec: JobSpec) -> pa.Table:
     return pa.table({"receipt": pa.array([json.dumps(receipt.as_dict())])})
 
 
+def write_known(unit: Unit, spec: JobSpec) -> Receipt | None:
+    """Read and commit a unit of which every pair has an earlier score.
+
+    None where one has not, and where anything went wrong: nothing was committed then.
+    """
+    parcel = _guarded(Parcel(unit), lambda parcel: _read(parcel, (), spec, only_known=True))
+    if parcel.fault is not None:
+        return None
+    try:
+        return _commit(replace(parcel, engine=describe_session(spec.device).as_dict()), spec)
+    except Exception:  # the unit's edge, as in _guarded; whoever tries it next says what it is
+        return None
+
+
 class Scorer:
     """The actor: one session for as long as it lives.
 
-    A model that cannot be used is a fault in every unit's receipt, since an actor that fails to
-    start is started again and again, and its message lost.
+    Where scores are reused it is opened for the first pair that has none. A model that cannot be
+    used is a fault in the receipt of every unit that needs it, since an actor that fails to start
+    is started again and again, and its message lost.
     """
 
     def __init__(self, spec: JobSpec, brake: Brake | RemoteBrake) -> None:
         self._spec, self._brake = spec, brake
-        self._fault: Fault | None = None
-        try:
-            self._reranker = build_reranker(spec)
-            # A session over a paged graph plans for itself, without padding.
-            if not isinstance(self._reranker.session, PagedSession):
-                self._reranker.session = MeteredSession(self._reranker.session)
-            self._notes = ScorerNotes(spec, self._reranker.session)
-        except ShardrankError as error:
-            self._fault = _fault(error)
+        self._engine = describe_session(spec.device).as_dict()
+        if spec.reuse is None:
+            with suppress(ShardrankError):
+                _ = self._opened
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Prompts in, log-odds out; the prompts end here."""
-        parcel = Parcel.from_table(table)
-        if self._fault is not None:
-            parcel = Parcel(parcel.unit, fault=parcel.fault or self._fault)
-        return _guarded(parcel, self._score).to_table()
+        return _guarded(Parcel.from_table(table), self._score).to_table()
+
+    @cached_property
+    def _opened(self) -> tuple[Reranker, ScorerNotes]:
+        reranker = build_reranker(self._spec)
+        # A session over a paged graph plans for itself, without padding.
+        if not isinstance(reranker.session, PagedSession):
+            reranker.session = MeteredSession(reranker.session)
+        return reranker, ScorerNotes(self._spec, reranker.session)
 
     def _score(self, parcel: Parcel) -> Parcel:
-        started = time.monotonic()
         if not len(parcel.pairs):
-            return replace(parcel, engine=self._reranker.description)
+            return replace(parcel, engine=self._engine)
+        reranker, notes = self._opened
+        started = time.monotonic()
         if not self._brake.may_begin(parcel.unit.number):
             return Parcel(parcel.unit, fault=_STOPPED)
         # Before anything may kill this process: what it leaves is counted by the next.
@@ -101,16 +120,16 @@ class Scorer:
             return Parcel(parcel.unit, fault=_died_of(parcel.unit, parcel.attempts[1]))
         taken_at = time.time()
         prompts = Prompts(parcel.token_ids, parcel.offsets, parcel.num_shared, parcel.truncated)
-        logits = self._reranker.score_prompts(prompts)
+        logits = reranker.score_prompts(prompts)
         parcel = replace(
             parcel,
             token_ids=np.zeros(0, np.int32),
             log_odds=log_odds(logits),
-            engine=self._reranker.description,
+            engine=reranker.description,
             seconds={**parcel.seconds, "score": time.monotonic() - started},
             scorer=worker_name(),
         )
-        self._notes.scored(parcel, taken_at)
+        notes.scored(parcel, taken_at)
         return parcel
 
 
@@ -132,7 +151,9 @@ def build_reranker(spec: JobSpec) -> Reranker:
     )
 
 
-def _read(parcel: Parcel, poison: Sequence[int], spec: JobSpec) -> Parcel:
+def _read(
+    parcel: Parcel, poison: Sequence[int], spec: JobSpec, *, only_known: bool = False
+) -> Parcel:
     started, unit = time.monotonic(), parcel.unit
     rows = read_unit(spec.input, unit, spec.layout, spec.input_columns, spec.max_bytes)
     wanted = pairs_to_score(rows, spec, poison)
@@ -142,6 +163,8 @@ def _read(parcel: Parcel, poison: Sequence[int], spec: JobSpec) -> Parcel:
     if spec.reuse is not None and hashes is not None:
         reused = spec.reuse.find(hashes, np.flatnonzero(wanted))
         wanted[reused.places] = False
+    if only_known and wanted.any():
+        return replace(parcel, fault=_UNKNOWN)
     rejections: list[Rejection] = []
     prompts, pairs = Prompts.concatenate([]), np.zeros(0, np.int64)
     if wanted.any():
