@@ -97,7 +97,7 @@ def make_pairs(folder: Path, workload: Workload) -> list[Pair]:
         for path in sorted(folder.glob("en*.parquet"))
         for row in pq.read_table(path).to_pylist()
     ]
-    # Questions about one paragraph have the same candidates; a pair that comes twice is scored once.
+    # Questions about one paragraph share candidates, and a pair that comes twice is scored once.
     found = [candidate["text"] for row in rows for candidate in row["candidates"]]
     texts = list(dict.fromkeys(found))
     pairs: list[Pair] = []
