@@ -12,11 +12,13 @@ measured in turn, from the first commit to the last; the engine scores the same 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +41,7 @@ from shardrank.job.pipeline import largest_first, run_units
 from shardrank.job.spec import JobSpec
 from shardrank.store.reader import read_unit
 from shardrank.testing import fake_model
-from shardrank.types import Prompts
+from shardrank.types import Prompts, Receipt
 
 SHAPES = ("three stages", "one actor")
 
@@ -60,7 +62,7 @@ class WholeUnit:
         return worker.write(parcel, self._spec)
 
 
-def one_actor(spec: JobSpec, orders: Sequence[Order], num_actors: int) -> Iterator[object]:
+def one_actor(spec: JobSpec, orders: Sequence[Order], num_actors: int) -> Iterator[Receipt]:
     """The other shape."""
     rows = [order.to_row() for order in orders]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
@@ -76,15 +78,33 @@ def one_actor(spec: JobSpec, orders: Sequence[Order], num_actors: int) -> Iterat
         batch_size=1,
         batch_format="pyarrow",
     )
-    yield from dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0)
+    for batch in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+        yield Receipt.from_dict(json.loads(batch["receipt"][0].as_py()))
 
 
-def pairs_per_second(job: Job, output: Path, receipts: Iterator[object]) -> float:
+@dataclass
+class Stages:
+    """Seconds of work of all units, by stage."""
+
+    read: float = 0.0
+    score: float = 0.0
+    write: float = 0.0
+
+    def add(self, receipt: Receipt) -> None:
+        """One unit more."""
+        self.read += receipt.seconds_read
+        self.score += receipt.seconds_score
+        self.write += receipt.seconds_write
+
+
+def pairs_per_second(job: Job, output: Path, receipts: Iterator[Receipt], stages: Stages) -> float:
     """From the first commit to the last, by the files."""
-    for _ in receipts:
-        pass
+    for receipt in receipts:
+        stages.add(receipt)
     files = output.glob("*.parquet")
-    times = sorted((path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in files)
+    times: list[tuple[float, int]] = sorted(
+        (path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in files
+    )
     rows = sum(num_rows for _, num_rows in times[1:])
     pairs = sum(unit.num_pairs or 0 for unit in job.plan.units)
     all_rows = sum(num_rows for _, num_rows in times)
@@ -117,6 +137,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     rates: dict[str, list[float]] = {name: [] for name in (*SHAPES, "engine")}
+    stages = {name: Stages() for name in SHAPES}
     with tempfile.TemporaryDirectory() as folder, connected("local"):
         model = arguments.model
         if model == "free":
@@ -140,17 +161,25 @@ def main() -> None:
                     "three stages": partial(run_units, spec, orders, size, 1800, RemoteBrake()),
                     "one actor": partial(one_actor, spec, orders, arguments.actors),
                 }[shape]
-                rates[shape].append(pairs_per_second(job, output, begin()))
+                rates[shape].append(pairs_per_second(job, output, begin(), stages[shape]))
             if arguments.model != "free":
                 rates["engine"].append(engine_rate(job, model))
-    figures = ", ".join(
-        f"{name} {statistics.median(found):,.0f} pairs/s" for name, found in rates.items() if found
+    figures = ", ".join(f"{name} {_rate(found)} pairs/s" for name, found in rates.items() if found)
+    seconds = stages[SHAPES[0]]
+    figures += (
+        f"; {SHAPES[0]}, seconds of work in {arguments.rounds} rounds: read {seconds.read:.1f}, "
+        f"score {seconds.score:.1f}, write {seconds.write:.1f}"
     )
     command = (
         f"bench/shapes.py --model {Path(arguments.model).name} --actors {arguments.actors} "
         f"--unit-pairs {arguments.unit_pairs} --rounds {arguments.rounds}"
     )
     print(make_row(command, f"{len(job.plan.units)} units; {figures}", ["ray", "onnxruntime"]))
+
+
+def _rate(rates: Sequence[float]) -> str:
+    rate = statistics.median(rates)
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.2f}"
 
 
 if __name__ == "__main__":
