@@ -42,9 +42,11 @@ _NOT_PASSED_ON = {"connection", "transfer-encoding", "content-length", "expect",
 
 
 class FaultProxy:
-    """What befalls requests. num_met: how often each kind did, as (method, kind).
+    """What befalls requests.
 
     seed, share, kinds: a share of all requests, drawn at random.
+    num_met: how often each kind befell one, as (method, kind). num_requests: of the times in which
+        the share was not 0.
     """
 
     def __init__(self, target: str, seed: int = 0, share: float = 0.0, kinds: Sequence[str] = ()):
@@ -66,15 +68,16 @@ class FaultProxy:
         with self._lock:
             self.num_requests += 1
             script = self._scripts.get(method)
-            kind = script.popleft() if script else None
-            if kind is None and not script and self._random.random() < self.share:
-                kind = self._random.choice(self.kinds)
+            self.num_exposed += self.share > 0
             fits = {
                 "409": conditional,
                 "507": method == "PUT",
                 "403": method == "PUT",
                 "stale": is_listing(method, path),
             }
+            kind = script.popleft() if script else None
+            if kind is None and not script and self._random.random() < self.share:
+                kind = self._random.choice([kind for kind in self.kinds if fits.get(kind, True)])
             if kind is not None and not fits.get(kind, True):
                 kind = None
             if kind is not None:
