@@ -47,6 +47,10 @@ _OUTPUT_NAME = "logits"
 _WITHOUT_KERNELS = {"cpu": ("bf16",), "cuda": ("fp32", "w8a8", "int8", "int4", "dynamic-int8")}
 _BEST_PRECISION = {"cpu": "w8a8", "cuda": "bf16"}
 
+_SHRINKING_TOKENS = 2048
+"""Where a run sees more, memory is given back after it and the next: the allocator would keep it
+for good, and to ask for it again costs nothing beside so long a run."""
+
 CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",
     # 1, flash attention, and 2, memory-efficient attention where that cannot be. Not 8: cuDNN
@@ -69,6 +73,9 @@ class OnnxSession:
         self._past_shapes = [inputs[name].shape for name in self._past_names]
         said = session.get_modelmeta().custom_metadata_map
         self._batches_past: bool = BATCHES_PAST.items() <= said.items()
+        self._is_grown = False
+        self._shrinking = onnxruntime.RunOptions()
+        self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     @property
     def description(self) -> SessionDescription:
@@ -94,14 +101,25 @@ class OnnxSession:
         """
         refuse_broken_mask(attention_mask)
         feeds = self._feeds(input_ids, attention_mask, past)
-        logits: Float32Array = self._session.run([_OUTPUT_NAME], feeds)[0]
+        logits: Float32Array = self._run([_OUTPUT_NAME], feeds, past)[0]
         return logits
 
     def extend(self, input_ids: Int64Array, past: Past | None = None) -> KeysAndValues:
         """Keys and values of the past and of these tokens, int64 [1, num_tokens]."""
         feeds = self._feeds(input_ids, np.ones_like(input_ids), past)
-        arrays = self._session.run(self._present_names, feeds)
-        return KeysAndValues(arrays)
+        return KeysAndValues(self._run(self._present_names, feeds, past))
+
+    def _run(
+        self, outputs: list[str], feeds: dict[str, NDArray[Any]], past: Past | None
+    ) -> list[Float32Array]:
+        num_rows, width = feeds["input_ids"].shape
+        num_seen = num_rows * (width + (0 if past is None else past.num_tokens))
+        is_long = num_seen > _SHRINKING_TOKENS
+        options = self._shrinking if is_long or self._is_grown else None
+        # The keys and values of a long run are given back by their reader, when the run is over.
+        self._is_grown = is_long
+        arrays: list[Float32Array] = self._session.run(outputs, feeds, options)
+        return arrays
 
     def _feeds(
         self, input_ids: Int64Array, attention_mask: Int64Array, past: Past | None
