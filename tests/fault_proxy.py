@@ -66,9 +66,8 @@ class FaultProxy:
 
     def draw(self, method: str, path: str, conditional: bool) -> str | None:
         with self._lock:
-            self.num_requests += 1
+            self.num_requests += self.share > 0
             script = self._scripts.get(method)
-            self.num_exposed += self.share > 0
             fits = {
                 "409": conditional,
                 "507": method == "PUT",

@@ -35,6 +35,9 @@ _EXTRAS = {
 }
 """Which extra of the package brings a module that a command may lack."""
 
+_GO_ON = ("rerank", "labels", "convert", "gather")
+"""Commands that go on where they were interrupted."""
+
 _ABOVE_ZERO = click.FloatRange(min=0.0, min_open=True)
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -60,7 +63,9 @@ class _Commands(click.Group):
             click.echo(f"shardrank: {message}", err=True)
             context.exit(EXIT_FAILED)
         except KeyboardInterrupt:
-            message = "interrupted; the same command again goes on from the last committed unit"
+            message = "interrupted"
+            if context.invoked_subcommand in _GO_ON:
+                message += "; the same command again goes on from the last committed unit"
             click.echo(f"\nshardrank: {message}", err=True)
             context.exit(IncompleteError.exit_code)
 

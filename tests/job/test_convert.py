@@ -110,6 +110,12 @@ def test_what_does_not_fit_is_named(
         convert(str(write(tmp_path / "in", table)), f"{tmp_path}/out", layout)
 
 
+def test_a_column_of_the_query_that_is_not_there_is_named(tmp_path: Path) -> None:
+    source = write(tmp_path / "in", pairs(["a"]))
+    with pytest.raises(InputError, match=r"a\.parquet has no column 'typo' \(--row-column\)"):
+        convert(str(source), f"{tmp_path}/out", "nested", row_columns=["typo"])
+
+
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     source = write(tmp_path / "in", nested(["a"]))
     (tmp_path / "out").mkdir()

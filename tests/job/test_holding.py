@@ -9,7 +9,8 @@ from shardrank.errors import OutputBusyError
 from shardrank.job.holding import holding
 from shardrank.job.stopping import stops_on_sigterm
 from shardrank.store.filesystem import Storage
-from shardrank.store.lease import Lease, latest_generation, this_process
+from shardrank.store.holder import this_process
+from shardrank.store.lease import Lease, latest_generation
 from shardrank.testing import Faults, failing_store
 
 SECONDS = 0.5

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -13,18 +14,17 @@ from hypothesis import strategies as st
 
 from shardrank.errors import OutputBusyError, OutputError
 from shardrank.store.filesystem import Storage
+from shardrank.store.holder import Holder, is_dead, this_process
 from shardrank.store.lease import (
     LEASE_FOLDER,
     NUM_KEPT,
     Generation,
-    Holder,
     Lease,
     Sighting,
     acquire,
     decide,
-    is_dead,
+    is_at_work,
     latest_generation,
-    this_process,
 )
 from shardrank.testing import Faults, failing_store
 
@@ -65,6 +65,19 @@ def test_a_lease_that_nobody_holds_is_taken_at_once() -> None:
 
 def test_a_dead_holder_is_replaced_at_once() -> None:
     assert decide(None, generation(4), 0.0, 30.0, lambda holder: True)[0] == "take"
+
+
+def test_a_holder_at_work_on_this_machine_is_left_alone_at_once() -> None:
+    assert decide(None, generation(4), 0.0, 30.0, alive, lambda generation: True)[0] == "leave"
+
+
+def test_only_a_process_of_this_machine_that_renews_is_known_to_be_at_work() -> None:
+    me, now = this_process(), datetime.now(UTC)
+    mine = replace(generation(4), holder=me, written=now.isoformat(timespec="seconds"))
+    assert is_at_work(mine, me, now)
+    assert not is_at_work(mine, me, now + timedelta(seconds=31))
+    assert not is_at_work(replace(mine, holder=replace(me, started="1")), me, now)
+    assert not is_at_work(replace(mine, holder=ELSEWHERE), me, now)
 
 
 def test_a_holder_that_advances_is_left_alone() -> None:

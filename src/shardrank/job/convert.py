@@ -49,6 +49,7 @@ class _Task:
     layout: Layout
     columns: InputColumns
     row_columns: tuple[str, ...]
+    asked: tuple[str, ...]
 
 
 def convert(
@@ -92,7 +93,7 @@ def convert(
         )
     of_query = (names.query_id, names.query, names.instruction, *row_columns)
     keys = dict.fromkeys(name for shard in shards for name, _ in shard.partition)
-    task = _Task(source, target, layout, names, (*of_query, *keys))
+    task = _Task(source, target, layout, names, (*of_query, *keys), tuple(row_columns))
     counts = sorted(each(partial(_convert_unit, task), units, address))
     num_rows, num_pairs = sum(rows for _, rows, _, _ in counts), sum(n for _, _, n, _ in counts)
     success: dict[str, Any] = {
@@ -130,6 +131,12 @@ def _convert_unit(task: _Task, unit: Unit) -> tuple[int, int, int, int]:
         table = to_pairs(rows)
         num_empty = rows.num_rows - len(set(rows.row_of_pair.tolist()))
     else:
+        for name in task.asked:
+            if name not in rows.table.column_names:
+                raise InputError(
+                    f"shard {unit.shard.path} has no column {name!r} (--row-column); it has "
+                    f"{', '.join(rows.table.column_names)}"
+                )
         table = to_nested(rows, task.row_columns)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", row_group_size=_rows_per_group(task.layout))

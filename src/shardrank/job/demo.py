@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+import sys
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -90,9 +92,14 @@ def _example(rows: list[dict[str, Any]]) -> list[str]:
 def _next_steps(folder: Path) -> list[str]:
     return [
         f"output: {folder}/*.parquet, and what happened in {folder}/_SUCCESS",
-        f"next:   shardrank status {folder}",
+        f"next:   {_command()} status {folder}",
         "        shardrank rerank --input YOUR_FOLDER --output RERANKED --model MODEL",
     ]
+
+
+def _command() -> str:
+    """shardrank, or the path to it for whoever has not activated its environment."""
+    return "shardrank" if shutil.which("shardrank") else f"{Path(sys.executable).parent}/shardrank"
 
 
 def _unused(folder: Path) -> Path:

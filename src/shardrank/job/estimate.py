@@ -224,7 +224,7 @@ def _warnings(
     if busy_share is not None and busy_share < BUSY_SHARE:
         found.append(
             f"something else kept this machine busy: scoring had {busy_share:.0%} of its "
-            "processors; measure again when it is idle, or take the hours for an upper bound"
+            "processors; measure again when it is idle: the hours are only as good as that"
         )
     if not seen.exclusive:
         found.append(

@@ -13,7 +13,8 @@ from contextlib import contextmanager, suppress
 from shardrank.errors import OutputBusyError, OutputError
 from shardrank.job.stopping import stop_main_thread
 from shardrank.store.filesystem import Storage
-from shardrank.store.lease import Lease, acquire, busy, this_process
+from shardrank.store.holder import this_process
+from shardrank.store.lease import Lease, acquire, busy
 
 logger = logging.getLogger(__name__)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from shardrank.errors import OutputError
 from shardrank.job.progress import duration
 from shardrank.store.commits import SUCCESS_NAME, committed
 from shardrank.store.filesystem import Storage
-from shardrank.store.lease import Generation, is_dead, latest_generation, this_process
+from shardrank.store.holder import is_dead, this_process
+from shardrank.store.lease import Generation, is_at_work, latest_generation
 from shardrank.store.plan import Plan, load_plan
 from shardrank.store.writer import read_footers_of, read_tombstones
 from shardrank.types import Counts
@@ -26,6 +28,7 @@ class Status:
     finished: _SUCCESS is there. counts: of the committed units.
     pending_pairs: an upper bound; None where a footer could not be read.
     holder: the process that holds the output's lease; None if nobody does. It may have died.
+    is_held: that process runs, on this machine.
     pairs_per_second, seconds_left: since the first of several looks; None where nothing moved yet.
     """
 
@@ -39,6 +42,7 @@ class Status:
     counts: Counts
     failures: tuple[str, ...]
     holder: str | None = None
+    is_held: bool = False
     pairs_per_second: float | None = None
     seconds_left: float | None = None
 
@@ -72,6 +76,9 @@ def look(output: Storage, plan: Plan, known: dict[int, Counts] | None = None) ->
         counts=Counts.total(known[number] for number in done.data),
         failures=tuple(tombstone["message"] for tombstone in tombstones),
         holder=None if lease is None or lease.released else _holder(lease),
+        is_held=lease is not None
+        and not lease.released
+        and is_at_work(lease, this_process(), datetime.now(UTC)),
     )
 
 
@@ -145,6 +152,8 @@ def render_status(status: Status) -> str:
         pending += f" (about {status.pending_pairs:,} pairs)"
     if status.finished:
         state = "finished"
+    elif status.pending and status.is_held:
+        state = "running"
     elif status.pending:
         state = "not finished; the same command again goes on"
     else:

@@ -86,8 +86,12 @@ class Watch:
 
     @property
     def pairs_per_second(self) -> float:
-        """From the start of the first unit that came back to the end of the last."""
-        return self.counts.pairs_in / max(self._last_at - self._first_at, 1e-9)
+        """From the start of the first unit that came back to the end of the last.
+
+        Pairs that a cascade passes over are not counted.
+        """
+        num_pairs = self.counts.pairs_in - self.counts.pairs_passed_over
+        return num_pairs / max(self._last_at - self._first_at, 1e-9)
 
     @property
     def failures(self) -> list[dict[str, Any]]:

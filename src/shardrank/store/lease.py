@@ -3,8 +3,9 @@
 A lease is a row of generations, `_shardrank/lease/<n>.json`, each by exclusive create. Whoever made
 the highest is the holder, and goes on making the next one for as long as it works. A newcomer that
 sees the generation advance leaves; one that sees none for lease.seconds, on its own clock, takes
-over: no two clocks are ever compared. The commits do not rest on this: two holders at once, which a
-store without exclusive create allows, cost work and nothing else.
+over: clocks of two machines are never compared. Of a holder on its own machine it knows at once.
+The commits do not rest on this: two holders at once, which a store without exclusive create allows,
+cost work and nothing else.
 
 Old generations are deleted, all but the last few. A holder that slept so long that its next name is
 free again finds, by the listing after its write, that it is no longer the highest.
@@ -14,17 +15,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
 
 from shardrank.errors import OutputBusyError, OutputError
 from shardrank.store.filesystem import Storage
+from shardrank.store.holder import Holder, is_dead, is_running
 from shardrank.store.plan import FOLDER
 
 logger = logging.getLogger(__name__)
@@ -35,29 +33,6 @@ NUM_KEPT = 8
 _NUM_LOOKS = 5
 
 Decision = Literal["take", "wait", "leave"]
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """A process that works, or worked, on an output.
-
-    id: unlike that of every other holder. boot_id, pid_namespace, started: which start of the
-        machine, which container's pids and which process of that pid are meant; empty where the
-        system does not say.
-    ray_job_id: as in `ray job list`; None outside of a Ray job.
-    """
-
-    id: str
-    host: str
-    boot_id: str
-    pid_namespace: str
-    pid: int
-    started: str
-    ray_job_id: str | None
-
-    def __str__(self) -> str:
-        job = f", Ray job {self.ray_job_id}" if self.ray_job_id else ""
-        return f"host {self.host}, process {self.pid}{job}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +64,20 @@ def decide(
     now: float,
     seconds: float,
     is_dead: Callable[[Holder], bool],
+    is_at_work: Callable[[Generation], bool] = lambda generation: False,
 ) -> tuple[Decision, Sighting | None]:
     """What a newcomer does at one look, and what it keeps in mind for the next. Pure.
 
     sighting: of earlier looks. latest: the highest generation now. now, seconds: the newcomer's
-    own clock and lease.seconds; a holder that renews less often is given its own time.
+    own clock and lease.seconds; a holder that renews less often is given its own time. is_dead,
+        is_at_work: what is known of a holder on the newcomer's own machine.
     """
     if latest is None or latest.released or is_dead(latest.holder):
         return "take", sighting
+    if is_at_work(latest) or (sighting is not None and latest.number > sighting.number):
+        return "leave", sighting
     if sighting is None:
         return "wait", Sighting(latest.number, now)
-    if latest.number > sighting.number:
-        return "leave", sighting
     if now - sighting.at >= max(seconds, latest.seconds):
         return "take", sighting
     return "wait", sighting
@@ -194,7 +171,12 @@ def acquire(lease: Lease, *, clock: Callable[[], float], sleep: Callable[[float]
     while True:
         latest = latest_generation(lease.storage)
         decision, sighting = decide(
-            sighting, latest, clock(), lease.seconds, lambda holder: is_dead(holder, lease.holder)
+            sighting,
+            latest,
+            clock(),
+            lease.seconds,
+            lambda holder: is_dead(holder, lease.holder),
+            lambda generation: is_at_work(generation, lease.holder, datetime.now(UTC)),
         )
         if decision == "take" and lease.take(latest.number + 1 if latest else 1):
             return
@@ -214,45 +196,15 @@ def busy(storage: Storage) -> OutputBusyError:
     )
 
 
-def this_process(ray_job_id: str | None = None) -> Holder:
-    """The process that asks."""
-    return Holder(
-        id=uuid4().hex,
-        host=socket.gethostname(),
-        boot_id=_text("/proc/sys/kernel/random/boot_id"),
-        pid_namespace=_link("/proc/self/ns/pid"),
-        pid=os.getpid(),
-        started=_start_of(os.getpid()) or "",
-        ray_job_id=ray_job_id,
-    )
+def is_at_work(generation: Generation, observer: Holder, now: datetime) -> bool:
+    """True if the holder's process runs on the observer's machine, and renewed in its own time.
 
-
-def is_dead(holder: Holder, observer: Holder) -> bool:
-    """True if the holder's process was on the observer's machine and is gone; False if unknown."""
-    here = (observer.host, observer.boot_id, observer.pid_namespace)
-    if (holder.host, holder.boot_id, holder.pid_namespace) != here or not all(here):
+    One that runs and does not renew is stuck: it is watched as those of other machines are.
+    """
+    if not is_running(generation.holder, observer):
         return False
-    return _start_of(holder.pid) != holder.started
-
-
-def _start_of(pid: int) -> str | None:
-    """When a process began, in ticks since the machine's start; None if it does not run."""
-    stat = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return stat[19] if len(stat) > 19 and stat[0] not in ("Z", "X") else None
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:  # another system than Linux, or no such process
-        return ""
-
-
-def _link(path: str) -> str:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return ""
+    age = (now - datetime.fromisoformat(generation.written)).total_seconds()
+    return -1 <= age < generation.seconds
 
 
 def _name(number: int) -> str:
