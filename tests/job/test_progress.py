@@ -27,7 +27,8 @@ def receipt(pairs: int, outcome: str = "committed", unit: int = 0) -> Receipt:
 def test_the_line_says_how_far_how_fast_and_how_long() -> None:
     standing = Standing(3, 12, 3000, 12000, 7, 250.0, 30000.0)
     assert render(standing) == (
-        " 25% | 3/12 units | 3,000 pairs | 250 pairs/s | 30,000 tokens/s | 7 rejected | 36s left"
+        " 25% | 3/12 units | 3,000 pairs | 250 pairs/s | 30,000 tokens/s"
+        " | 7 pairs rejected | 36s left"
     )
 
 

@@ -56,6 +56,15 @@ def test_the_overlap_is_of_the_ten_best() -> None:
     assert found.top_overlap == 0.5
 
 
+def test_a_shorter_list_overlaps_in_as_many_as_it_has() -> None:
+    whole = {"q": query(**{f"d{i}": float(-i) for i in range(20)})}
+    cut = {"q": query(**{f"d{i}": float(-i) for i in range(5)})}
+    for one, other in ((whole, cut), (cut, whole)):
+        found = agreement(one, other)
+        assert found is not None
+        assert found.top_overlap == 1.0
+
+
 def test_only_what_both_have_is_compared() -> None:
     one = {"p": query(a=1.0, b=0.0), "q": query(a=1.0, b=0.0, x=5.0), "r": query(a=1.0)}
     other = {"q": query(a=1.0, b=0.5, y=9.0), "r": query(a=1.0), "s": query(a=1.0, b=2.0)}

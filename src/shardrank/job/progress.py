@@ -21,6 +21,7 @@ class Standing:
     """How far a job is.
 
     total_pairs: an upper bound, from the footers; None where a footer could not be read.
+    rejected, reused: pairs.
     """
 
     done_units: int
@@ -31,6 +32,7 @@ class Standing:
     pairs_per_second: float
     tokens_per_second: float
     reused: int = 0
+    rejected_rows: int = 0
 
     @property
     def seconds_left(self) -> float | None:
@@ -54,7 +56,9 @@ def render(standing: Standing) -> str:
     if standing.reused:
         parts.append(f"{standing.reused / max(1, standing.done_pairs):.0%} reused")
     if standing.rejected:
-        parts.append(f"{standing.rejected:,} rejected")
+        parts.append(f"{standing.rejected:,} pairs rejected")
+    if standing.rejected_rows:
+        parts.append(f"{standing.rejected_rows:,} rows rejected")
     if standing.seconds_left is not None and standing.done_units < standing.total_units:
         parts.append(f"{duration(standing.seconds_left)} left")
     return " | ".join(parts)
@@ -128,7 +132,8 @@ class Progress:
             done_pairs=self._counts.pairs_in,
             total_pairs=self._total_pairs,
             reused=self._counts.pairs_reused,
-            rejected=self._counts.pairs_rejected + self._counts.rows_rejected,
+            rejected=self._counts.pairs_rejected,
+            rejected_rows=self._counts.rows_rejected,
             pairs_per_second=(pairs - first_pairs) / seconds,
             tokens_per_second=(tokens - first_tokens) / seconds,
         )

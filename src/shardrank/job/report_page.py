@@ -215,7 +215,8 @@ def render_summary(place: str, facts: PageFacts) -> str:
     if found is not None:
         lines.append(
             f"agreement over {found.num_queries:,} queries: Kendall tau {found.tau:.4f}, "
-            f"overlap of the best {found.top_overlap:.1%}, same best {found.top_1:.1%}"
+            f"overlap of the (at most) ten best {found.top_overlap:.1%}, "
+            f"same best {found.top_1:.1%}"
         )
     elif facts.compared_with is not None:
         lines.append("agreement: the two outputs have no query with two documents in common")

@@ -85,8 +85,10 @@ def agreement(one: Mapping[str, RankedQuery], other: Mapping[str, RankedQuery]) 
         log_odds = np.array([first.log_odds[i] for i, _ in pairs], np.float64)
         others = np.array([second.log_odds[j] for _, j in pairs], np.float64)
         errors.append(log_odds - others)
-        top = set(first.doc_ids[:TOP])
-        overlaps.append(len(top & set(second.doc_ids[:TOP])) / len(top))
+        # One of them may hold fewer, after a top_k: no more than those can be in both.
+        num_best = min(TOP, len(first.doc_ids), len(second.doc_ids))
+        best = set(first.doc_ids[:num_best])
+        overlaps.append(len(best.intersection(second.doc_ids[:num_best])) / num_best)
         firsts.append(first.doc_ids[0] == second.doc_ids[0])
         tau = kendall_tau(log_odds, others)
         if not np.isnan(tau):

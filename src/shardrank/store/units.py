@@ -48,7 +48,9 @@ def list_shards(path: str, output: Storage | None = None) -> tuple[Storage, list
     shards = [_shard(file) for file in files if _is_shard(file.path, pattern)]
     num_ignored = sum(not is_hidden(file.path) for file in files) - len(shards)
     if not shards:
-        found = f"none of its {len(files)} files is a shard" if files else "there are no files"
+        found = "it is not there, or empty"
+        if files:
+            found = f"none of its {len(files)} files is a shard"
         raise InputError(
             f"no input at {Storage(path, 'input').display()}: {found}; a folder's shards end in "
             f"{', '.join(_SUFFIXES)} and do not begin with '_' or '.'"
