@@ -41,7 +41,7 @@ def render_estimate(found: Estimate) -> str:
         cost = "" if found.cost is None else f", {found.cost:,.2f} at the given price"
         lines.append(
             f"time      {duration(found.seconds)} with {found.actors:,} actor{plural}, "
-            f"{found.actors * found.seconds / 3600:,.1f} actor hours{cost}"
+            f"{found.actors * found.seconds / 3600:,.2f} actor hours{cost}"
         )
     memory = [
         None if found.memory_bytes is None else f"about {_size(found.memory_bytes)} an actor",

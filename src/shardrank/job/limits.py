@@ -38,8 +38,8 @@ def require_few_rejected(
     if found:
         accept = " ".join(f"--set {setting}" for setting in settings)
         raise TooManyRejectedError(
-            f"{'; '.join(found)}. Everything else is done; to accept that, run the same command "
-            f"with {accept}"
+            f"{'; '.join(found)}. Everything else is done; `shardrank report` of the output shows "
+            f"reasons and examples. To accept that, run the same command with {accept}"
         )
 
 

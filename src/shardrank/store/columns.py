@@ -118,13 +118,14 @@ def _check_collisions(
         taken |= dict.fromkeys(ROW_FIELDS, top)
     else:
         taken = dict.fromkeys(pair_fields(pair_hash), top)
-    for key, names in taken.items():
-        name = getattr(output_columns, key)
-        if name in names:
-            raise ConfigError(
-                f"output.columns.{key} = {name!r}, but the input has a column of that name already;"
-                f" choose another name, such as --set output.columns.{key}=rerank_{key}"
-            )
+    clashes = [key for key, names in taken.items() if getattr(output_columns, key) in names]
+    if clashes:
+        found = (f"output.columns.{key} = {getattr(output_columns, key)!r}" for key in clashes)
+        others = " ".join(f"--set output.columns.{key}=rerank_{key}" for key in clashes)
+        raise ConfigError(
+            f"{', '.join(found)}: the input has a column of that name already; choose another "
+            f"name, such as {others}. To score an output of shardrank again, see [cascade]"
+        )
 
 
 def _find(
