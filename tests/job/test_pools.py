@@ -95,10 +95,12 @@ def test_a_pool_grows_from_zero_keeps_its_kinds_apart_and_loses_a_node(
     assert job.returncode == 0
     print(f"a new node was used after {seconds_to_use:.1f} s")
     assert seconds_to_use < 60
-    assert other in after[-20:]
+    assert other in after
     assert one not in after[-20:]
     repeated = [name for name in os.listdir(f"{output}/_shardrank/attempts") if "-1." not in name]
-    assert len(repeated) <= 4, "more was done again than the lost actor held"
+    # What its actor held, and what was scored there and not written yet.
+    num_units = len(list(Path(output).glob("*.parquet")))
+    assert len(repeated) < num_units / 4, "more was done again than the lost node held"
     assert verify(f"{tmp_path}/in", Storage(output, "output")).problems == ()
     places = nodes_of_stages(first.session)
     assert places["score"] == {first.node_id, second.node_id}
