@@ -51,8 +51,13 @@ def is_dead(holder: Holder, observer: Holder) -> bool:
 
 
 def is_running(holder: Holder, observer: Holder) -> bool:
-    """True if the holder's process is on the observer's machine and runs; False if unknown."""
-    return _is_here(holder, observer) and _start_of(holder.pid) == holder.started
+    """True if the holder's process is on the observer's machine and runs; False if unknown.
+
+    One that was stopped (SIGSTOP) does not run.
+    """
+    if not _is_here(holder, observer) or _start_of(holder.pid) != holder.started:
+        return False
+    return _state_of(holder.pid) not in ("T", "t")
 
 
 def _is_here(holder: Holder, observer: Holder) -> bool:
@@ -62,8 +67,17 @@ def _is_here(holder: Holder, observer: Holder) -> bool:
 
 def _start_of(pid: int) -> str | None:
     """When a process began, in ticks since the machine's start; None if it does not run."""
-    stat = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    stat = _stat(pid)
     return stat[19] if len(stat) > 19 and stat[0] not in ("Z", "X") else None
+
+
+def _state_of(pid: int) -> str:
+    return (_stat(pid) or [""])[0]
+
+
+def _stat(pid: int) -> list[str]:
+    """What the system says of a process, from its state on; empty if it does not run."""
+    return _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
 
 
 def _text(path: str) -> str:
