@@ -26,7 +26,7 @@ pytestmark = pytest.mark.ray
 
 SCORER = {"num_cpus": 1, "resources": {"scorer": 1}}
 SETTINGS = (
-    "units.pairs=16",
+    "units.pairs=96",
     "cluster.actor_resources={scorer = 1}",
     "cluster.task_resources={reader = 0.01}",
     "cluster.cpus_per_actor=0.5",
@@ -65,7 +65,9 @@ def test_a_pool_grows_from_zero_keeps_its_kinds_apart_and_loses_a_node(
     nodes: Nodes, tmp_path: Path
 ) -> None:
     """The job begins while there is only a head; its actors start as nodes come."""
-    write_nested(tmp_path / "in" / "a.parquet", [row(i) for i in range(1200)], row_group_size=50)
+    # Scoring takes longer than reading and writing: little that is scored waits to be written.
+    rows = [row(i, 24) for i in range(1200)]
+    write_nested(tmp_path / "in" / "a.parquet", rows, row_group_size=50)
     output = f"{tmp_path}/out"
     job = start_shardrank(
         *("rerank", "--input", f"{tmp_path}/in", "--output", output, "--model", "demo"),
@@ -95,12 +97,11 @@ def test_a_pool_grows_from_zero_keeps_its_kinds_apart_and_loses_a_node(
     assert job.returncode == 0
     print(f"a new node was used after {seconds_to_use:.1f} s")
     assert seconds_to_use < 60
-    assert other in after
+    assert other in after[-20:]
     assert one not in after[-20:]
     repeated = [name for name in os.listdir(f"{output}/_shardrank/attempts") if "-1." not in name]
-    # What its actor held, and what was scored there and not written yet.
-    num_units = len(list(Path(output).glob("*.parquet")))
-    assert len(repeated) < num_units / 4, "more was done again than the lost node held"
+    # Two that its actor held, and what lay on the node until the driver had it written.
+    assert len(repeated) <= 12, "more was done again than the lost node held"
     assert verify(f"{tmp_path}/in", Storage(output, "output")).problems == ()
     places = nodes_of_stages(first.session)
     assert places["score"] == {first.node_id, second.node_id}
