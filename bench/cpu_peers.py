@@ -41,7 +41,7 @@ class Llama:
     gguf: Path
 
     def engine(self, texts: Sequence[tuple[str, str]]) -> Callable[[int], object]:
-        """What runs so many of the texts, as many together as fit into 2048 tokens."""
+        """What runs so many of the texts, in batches of llama-embedding's own making."""
         prompts = sorted((front + own for front, own in texts), key=len, reverse=True)
 
         def run(number: int) -> None:

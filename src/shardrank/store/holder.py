@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -40,14 +41,14 @@ def this_process(ray_job_id: str | None = None) -> Holder:
         boot_id=_text("/proc/sys/kernel/random/boot_id"),
         pid_namespace=_link("/proc/self/ns/pid"),
         pid=os.getpid(),
-        started=_start_of(os.getpid()) or "",
+        started=_start(_stat(os.getpid())) or "",
         ray_job_id=ray_job_id,
     )
 
 
 def is_dead(holder: Holder, observer: Holder) -> bool:
     """True if the holder's process was on the observer's machine and is gone; False if unknown."""
-    return _is_here(holder, observer) and _start_of(holder.pid) != holder.started
+    return _is_here(holder, observer) and _start(_stat(holder.pid)) != holder.started
 
 
 def is_running(holder: Holder, observer: Holder) -> bool:
@@ -55,9 +56,9 @@ def is_running(holder: Holder, observer: Holder) -> bool:
 
     One that was stopped (SIGSTOP) does not run.
     """
-    if not _is_here(holder, observer) or _start_of(holder.pid) != holder.started:
-        return False
-    return _state_of(holder.pid) not in ("T", "t")
+    stat = _stat(holder.pid)
+    is_same = _is_here(holder, observer) and _start(stat) == holder.started
+    return is_same and stat[0] not in ("T", "t")
 
 
 def _is_here(holder: Holder, observer: Holder) -> bool:
@@ -65,14 +66,9 @@ def _is_here(holder: Holder, observer: Holder) -> bool:
     return (holder.host, holder.boot_id, holder.pid_namespace) == here and all(here)
 
 
-def _start_of(pid: int) -> str | None:
+def _start(stat: Sequence[str]) -> str | None:
     """When a process began, in ticks since the machine's start; None if it does not run."""
-    stat = _stat(pid)
     return stat[19] if len(stat) > 19 and stat[0] not in ("Z", "X") else None
-
-
-def _state_of(pid: int) -> str:
-    return (_stat(pid) or [""])[0]
 
 
 def _stat(pid: int) -> list[str]:
