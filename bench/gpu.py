@@ -67,6 +67,7 @@ class Workplace:
     source: Path
     paged: Path
     padded: Path
+    fused: Path
     fp16: Path
     fp32: Path
 
@@ -90,8 +91,8 @@ def make_workplace(folder: Path, shape: Shape) -> Workplace:
         tell("writing a random checkpoint")
         make_random_checkpoint(source, shape)
     kinds = {
-        "paged": ("bf16", "paged"), "padded": ("bf16", "padded"),
-        "fp16": ("fp16", "padded"), "fp32": ("fp32", "prefix"),
+        "paged": ("bf16", "paged"), "padded": ("bf16", "padded"), "fused": ("bf16", "fused"),
+        "fp16": ("fp16", "fused"), "fp32": ("fp32", "padded"),
     }  # fmt: skip
     for name, (precision, layout) in kinds.items():
         if not (folder / name / FILE_NAME).is_file():
@@ -113,13 +114,14 @@ def check_correctness(place: Workplace) -> Iterator[str]:
     sharing = error(log_odds(score(open_paged(place.paged), prompts)), expected)
     plain = replace(DEFAULT_LIMITS, block_sizes=(128,))
     without = error(log_odds(score(open_paged(place.paged, plain), prompts)), expected)
-    padded, fp16 = (
-        error(score_padded(folder, prompts), expected) for folder in (place.padded, place.fp16)
+    padded, fused, fp16 = (
+        error(score_padded(folder, prompts), expected)
+        for folder in (place.padded, place.fused, place.fp16)
     )
     yield (
-        f"rms error of log-odds, of their standard deviation, {len(rows)} prompts: padded bf16 "
-        f"{padded:.4f}, padded fp16 {fp16:.4f}, paged bf16 {sharing:.4f} ({without:.4f} without "
-        f"shared blocks)"
+        f"rms error of log-odds, of their standard deviation, {len(rows)} prompts: fused bf16 "
+        f"{fused:.4f}, fused fp16 {fp16:.4f}, padded bf16 {padded:.4f}, paged bf16 {sharing:.4f} "
+        f"({without:.4f} without shared blocks)"
     )
     folder = place.source.parent / "cross-encoder"
     if _has("torch"):
@@ -140,14 +142,17 @@ def measure_throughput(place: Workplace) -> Iterator[str]:
     for length, number in LENGTHS.items():
         prompts = make_prompts(random_rows(number, length))
         tokens = int(prompts.lengths.sum())
-        padded = median_seconds(lambda p=prompts: score_padded(place.padded, p))
-        fp16 = median_seconds(lambda p=prompts: score_padded(place.fp16, p))
+        fused, fp16, padded = (
+            median_seconds(lambda f=folder, p=prompts: score_padded(f, p))
+            for folder in (place.fused, place.fp16, place.padded)
+        )
         paged = median_seconds(lambda p=prompts: score(session, p))
-        share = f"{tokens * place.flop / padded / peak:.1%}" if peak else "peak not known"
+        share = f"{tokens * place.flop / fused / peak:.1%}" if peak else "peak not known"
         yield (
-            f"{length} tokens: padded {number / padded:,.0f} pairs/s, {tokens / padded:,.0f} "
-            f"tokens/s, {tokens * place.flop / padded / 1e12:,.0f} TFLOP/s, of the dense bf16 peak "
-            f"{share}; fp16 {number / fp16:,.0f} pairs/s; paged {number / paged:,.0f} pairs/s"
+            f"{length} tokens: fused {number / fused:,.0f} pairs/s, {tokens / fused:,.0f} "
+            f"tokens/s, {tokens * place.flop / fused / 1e12:,.0f} TFLOP/s, of the dense bf16 peak "
+            f"{share}; fp16 {number / fp16:,.0f} pairs/s; padded {number / padded:,.0f} pairs/s; "
+            f"paged {number / paged:,.0f} pairs/s"
         )
     for what, num_queries, num_documents, front, own in (
         ("71 of about 115 tokens shared, 20 documents a query", 100, 20, 71, 44),
@@ -161,9 +166,9 @@ def measure_throughput(place: Workplace) -> Iterator[str]:
         )
         plan = plan_runs(prompts, np.arange(len(prompts)), DEFAULT_LIMITS)
         shared = median_seconds(lambda p=prompts: score(session, p))
-        padded = median_seconds(lambda p=prompts: score_padded(place.padded, p))
+        fused = median_seconds(lambda p=prompts: score_padded(place.fused, p))
         yield (
-            f"{what}: padded {len(prompts) / padded:,.0f} pairs/s; paged "
+            f"{what}: fused {len(prompts) / fused:,.0f} pairs/s; paged "
             f"{len(prompts) / shared:,.0f} pairs/s in blocks of {plan.block_size}, "
             f"{plan.num_tokens / prompts.lengths.sum():.0%} of the tokens computed"
         )

@@ -157,9 +157,33 @@ class GroupQueryAttention(OpRun):
         return mixed, np.zeros(0), np.zeros(0)
 
 
+class NormRotary(OpRun):
+    """Heads are normed and turned by their column (engine/native/cuda_operators.c)."""
+
+    op_domain = "shardrank"
+
+    def _run(self, query, key, query_weight, key_weight, cosines, sines, epsilon=0.0):
+        def turned(values, weight):
+            batch, width, _ = values.shape
+            heads = rms_norm(values.reshape(batch, width, -1, len(weight)), weight, epsilon)
+            left, right = np.split(heads, 2, axis=-1)
+            cosine, sine = cosines[:width, None], sines[:width, None]
+            both = [left * cosine - right * sine, right * cosine + left * sine]
+            return np.concatenate(both, axis=-1).reshape(values.shape)
+
+        return turned(query, query_weight), turned(key, key_weight)
+
+
+class SiluProduct(OpRun):
+    op_domain = "shardrank"
+
+    def _run(self, gate, up):
+        return (gate / (1 + np.exp(-gate)) * up,)
+
+
 OPERATORS = (
     SimplifiedLayerNormalization, SkipSimplifiedLayerNormalization, QuickGelu, PagedAttention,
-    GroupQueryAttention, GatherElements,
+    GroupQueryAttention, GatherElements, NormRotary, SiluProduct,
 )  # fmt: skip
 
 

@@ -21,7 +21,8 @@ from shardrank.errors import ConfigError
     "--block-size", type=int, help="Weights that share a scale in int8, int4 [default: 32]."
 )
 @click.option(
-    "--layout", help="padded, prefix or paged [default: prefix on CPUs, padded in half precision]"
+    "--layout",
+    help="padded, prefix, fused or paged [default: prefix on CPUs, fused in half precision]",
 )
 @click.option("--prompt", default="transformers", show_default=True)
 @click.option("--max-tokens", type=int, help="Longest prompt [default: the model's, at most 8192].")

@@ -48,7 +48,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checkpoint prepared for the GPU in one precision, in the layouts paged and padded.
+    """A checkpoint prepared for the GPU in one precision, in the layouts paged, padded and fused.
 
     expected: log-odds of the rows below in float32, by numpy, prompt by prompt.
     """
@@ -57,6 +57,7 @@ class Prepared:
     folder: Path
     model: PreparedModel
     padded: Path
+    fused: Path
     expected: np.ndarray
 
     def batches(self, **options: str) -> CudaBatches:
@@ -106,13 +107,14 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     source = make_random_checkpoint(folder / "checkpoint", SHAPE)
     options = {"precision": request.param, "max_tokens": 2048}
     model = prepare(source, folder / "model", layout="paged", **options)
-    prepare(source, folder / "padded", layout="padded", **options)
+    for layout in ("padded", "fused"):
+        prepare(source, folder / layout, layout=layout, **options)
     # As every session of the product does, before CUDA is used for the first time.
     open_session(folder / "model", model, device="cuda")
     oracle = NumpyQwen3(source)
     answers = model.yes_id, model.no_id
     expected = np.array([oracle.log_odds(row, *answers) for row in some_rows()])
-    return Prepared(source, folder / "model", model, folder / "padded", expected)
+    return Prepared(source, folder / "model", model, folder / "padded", folder / "fused", expected)
 
 
 @pytest.mark.parametrize("block_size", [16, 32, 64, 128, 256])
@@ -148,9 +150,11 @@ def test_a_session_opens_with_every_node_on_the_gpu(prepared: Prepared) -> None:
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_the_layout_padded_scores_as_the_oracle(prepared: Prepared, side: str) -> None:
-    model = PreparedModel.load(prepared.padded)
-    session = open_session(prepared.padded, model, device="cuda")
+@pytest.mark.parametrize("layout", ["padded", "fused"])
+def test_padded_batches_score_as_the_oracle(prepared: Prepared, layout: str, side: str) -> None:
+    folder: Path = getattr(prepared, layout)
+    model = PreparedModel.load(folder)
+    session = open_session(folder, model, device="cuda")
     assert isinstance(session, HalvingSession)
     found = difference(session.run(*pad(some_rows(), model.pad_id, side)))
     assert error(found, prepared.expected) < TOLERANCES[prepared.model.precision]
@@ -197,9 +201,9 @@ def test_a_run_that_can_never_fit_is_told_by_name(prepared: Prepared) -> None:
         runner.run(pack(prompts, np.arange(1), 128, DEFAULT_LIMITS))
 
 
-@pytest.mark.parametrize("layout", ["paged", "padded"])
+@pytest.mark.parametrize("layout", ["folder", "padded", "fused"])
 def test_memory_reaches_a_plateau(prepared: Prepared, layout: str) -> None:
-    folder = prepared.folder if layout == "paged" else prepared.padded
+    folder: Path = getattr(prepared, layout)
     model = PreparedModel.load(folder)
     session = open_session(folder, model, device="cuda")
     free = []
@@ -215,6 +219,7 @@ def test_memory_reaches_a_plateau(prepared: Prepared, layout: str) -> None:
 def test_precisions_without_kernels_are_refused(
     prepared: Prepared, tmp_path: Path, precision: str
 ) -> None:
-    model = prepare(prepared.source, tmp_path / "model", precision=precision, max_tokens=64)
+    options = {"precision": precision, "layout": "padded", "max_tokens": 64}
+    model = prepare(prepared.source, tmp_path / "model", **options)
     with pytest.raises(ModelError, match="prepare the model with --precision bf16"):
         open_session(tmp_path / "model", model, device="cuda")

@@ -9,13 +9,19 @@ from typing import Any
 from shardrank.errors import ModelError
 
 _NAME_BYTES = 256
+# Of cuDeviceGetAttribute: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
+_MAJOR, _MINOR = 75, 76
 
 
 @dataclass(frozen=True, slots=True)
 class CudaDevice:
-    """name: as the driver has it ("NVIDIA H200"). total_bytes, free_bytes: of its memory."""
+    """name: as the driver has it ("NVIDIA H200"). total_bytes, free_bytes: of its memory.
+
+    compute_capability: major and minor, 9 and 0 for an H200.
+    """
 
     name: str
+    compute_capability: tuple[int, int]
     total_bytes: int
     free_bytes: int
 
@@ -38,12 +44,16 @@ def read_cuda_device() -> CudaDevice:
     _call(driver.cuInit, 0)
     _call(driver.cuDeviceGet, ctypes.byref(device), 0)
     _call(driver.cuDeviceGetName, name, _NAME_BYTES, device)
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _call(driver.cuDeviceGetAttribute, ctypes.byref(major), _MAJOR, device)
+    _call(driver.cuDeviceGetAttribute, ctypes.byref(minor), _MINOR, device)
     # The context that everything else in the process uses too; it stays.
     _call(driver.cuDevicePrimaryCtxRetain, ctypes.byref(context), device)
     _call(driver.cuCtxPushCurrent_v2, context)
     _call(driver.cuMemGetInfo_v2, ctypes.byref(free), ctypes.byref(total))
     _call(driver.cuCtxPopCurrent_v2, ctypes.byref(context))
-    return CudaDevice(name.value.decode(errors="replace"), total.value, free.value)
+    capability = major.value, minor.value
+    return CudaDevice(name.value.decode(errors="replace"), capability, total.value, free.value)
 
 
 def _call(function: Any, *arguments: Any) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-LAYOUTS = ("padded", "prefix", "paged")
-"""padded: left-padded input_ids and attention_mask. prefix: the same, plus past and present.
-paged: prompts behind each other, without padding (graph.paged)."""
+LAYOUTS = ("padded", "fused", "prefix", "paged")
+"""padded: left-padded input_ids and attention_mask. fused: the same, with shardrank's own operators
+(engine.operators). prefix: the same, plus past and present. paged: prompts behind each other,
+without padding (graph.paged)."""
+
+OPERATOR_DOMAIN = "shardrank"
+"""Of the operators in engine/native."""
 
 PAGED_INPUTS = (
     "input_ids",

@@ -27,6 +27,7 @@ from shardrank.engine.layouts import (
 from shardrank.engine.machine import num_cores, read_instruction_set
 from shardrank.engine.memory_plan import NUM_CUDA_CALLERS, plan_batch_tokens, plan_limits
 from shardrank.engine.model import GRAPH_NAME, PreparedModel
+from shardrank.engine.operators import build_library
 from shardrank.engine.paged_session import PagedSession
 from shardrank.engine.session import Device, Past, Session, SessionDescription, refuse_broken_mask
 from shardrank.errors import ModelError
@@ -36,10 +37,11 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _BATCH_INPUTS = {"input_ids", "attention_mask"}
 _INPUT_NAMES = {
     "padded": _BATCH_INPUTS,
+    "fused": _BATCH_INPUTS,
     "prefix": _BATCH_INPUTS,
     "paged": {*PAGED_INPUTS, *PAGED_CACHES},
 }
-_MORE_INPUTS = {"padded": "", "prefix": ", past_key_values.*", "paged": ""}
+_MORE_INPUTS = {"prefix": ", past_key_values.*"}
 _OUTPUT_NAME = "logits"
 
 # Precisions that a device has no kernels for. On CUDA, GroupQueryAttention takes fp16 and bf16,
@@ -178,6 +180,10 @@ def open_session(
     _refuse_precision(folder, model.precision, device)
     _refuse_layout(folder, model.layout, device)
     options = _options(threads or num_cores(), allow_spinning)
+    if model.layout == "fused":
+        options.register_custom_ops_library(
+            str(build_library(read_cuda_device().compute_capability))
+        )
     if model.layout == "paged":
         # Each of its nodes has a kernel on CUDA; one that had none would be slow without a word.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -193,7 +199,7 @@ def open_session(
     _refuse_other_graph(session, path, model.layout)
     _refuse_fallback(session, device)
     description = describe_session(device)
-    if device == "cuda" and model.layout == "padded":
+    if device == "cuda" and model.layout in ("padded", "fused"):
         free_bytes = read_cuda_device().free_bytes
         max_tokens = plan_batch_tokens(model.architecture, free_bytes, NUM_CUDA_CALLERS)
         return HalvingSession(CudaBatches(session, description), max_tokens)
@@ -246,9 +252,9 @@ def _refuse_precision(folder: Path, precision: str, device: Device) -> None:
 
 
 def _refuse_layout(folder: Path, layout: str, device: Device) -> None:
-    if layout == "paged" and device != "cuda":
+    if layout in ("paged", "fused") and device != "cuda":
         raise ModelError(
-            f"{folder} has the layout 'paged', which runs on the device cuda only; prepare the "
+            f"{folder} has the layout {layout!r}, which runs on the device cuda only; prepare the "
             f"model with --precision {_BEST_PRECISION[device]}, or give --device cuda."
         )
 
@@ -262,9 +268,10 @@ def _refuse_other_graph(session: onnxruntime.InferenceSession, path: Path, layou
         or _OUTPUT_NAME not in outputs
         or bool(pasts) != (layout == "prefix")
     ):
+        wanted = ", ".join(sorted(_INPUT_NAMES[layout])) + _MORE_INPUTS.get(layout, "")
         raise ModelError(
             f"{path} takes {sorted(inputs)[:4]} and gives {sorted(outputs)[:3]}, where the layout "
-            f"{layout!r} takes {', '.join(sorted(_INPUT_NAMES[layout]))}{_MORE_INPUTS[layout]} "
+            f"{layout!r} takes {wanted} "
             f"and gives logits; "
             f"an export of another tool becomes one with `shardrank prepare`."
         )

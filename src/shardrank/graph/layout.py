@@ -11,10 +11,13 @@ class Layout(Protocol):
     num_axes: of tokens: 2 where values are [batch, width, n], 1 where they are [tokens, n].
     norms_heads: True where `attend` normalises each head of query and key itself, with the weights
         <name>.q_norm.weight and <name>.k_norm.weight.
+    is_fused: True where the graph uses shardrank's own operators: they take the weights of the
+        norms of heads, and the rotary tables, in float32.
     """
 
     num_axes: int
     norms_heads: bool
+    is_fused: bool
 
     def ids(self) -> str:
         """Append the nodes before the first layer; returns the ids to embed, int64."""

@@ -24,6 +24,7 @@ class PackedLayout:
 
     num_axes = 1
     norms_heads = False
+    is_fused = False
 
     def __init__(
         self, writer: GraphWriter, architecture: Architecture, past: str | None = None

@@ -25,6 +25,7 @@ class PaddedLayout:
     """
 
     num_axes = 2
+    is_fused = False
 
     def __init__(
         self, writer: GraphWriter, architecture: Architecture, *, norms_heads: bool = False

@@ -41,6 +41,7 @@ class PagedLayout:
 
     num_axes = 1
     norms_heads = True
+    is_fused = False
 
     def __init__(
         self, writer: GraphWriter, architecture: Architecture, dtype: np.dtype[Any]

@@ -29,6 +29,7 @@ class PrefixLayout:
 
     num_axes = 1
     norms_heads = False
+    is_fused = False
 
     def __init__(self, writer: GraphWriter, architecture: Architecture) -> None:
         self._writer = writer

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from onnx import helper
 
+from shardrank.engine.layouts import OPERATOR_DOMAIN
 from shardrank.errors import ModelError
 from shardrank.graph.architecture import Architecture
 from shardrank.graph.layout import Layout
@@ -119,8 +120,13 @@ class Qwen3Graph:
         # The attention sees an even number of columns (packed_rows.pack_rows).
         num_positions = self.max_tokens + self.max_tokens % 2
         cosines, sines = rotary_tables(num_positions, shape.head_size, shape.rope_theta)
-        self.writer.constant("rotary.cosines", cosines.astype(self.dtype))
-        self.writer.constant("rotary.sines", sines.astype(self.dtype))
+        self.writer.constant("rotary.cosines", cosines.astype(self._head_dtype))
+        self.writer.constant("rotary.sines", sines.astype(self._head_dtype))
+
+    @property
+    def _head_dtype(self) -> np.dtype[Any]:
+        """Of rotary tables, and of the weights that norm heads within the attention."""
+        return np.dtype(np.float32) if self.layout.is_fused else self.dtype
 
     def _attention(self, values: str, name: str, layer: int) -> str:
         shape = self.architecture
@@ -129,7 +135,7 @@ class Qwen3Graph:
         )
         if self.layout.norms_heads:
             for norm in ("q_norm", "k_norm"):
-                self._norm_weight(f"{name}.{norm}")
+                self._norm_weight(f"{name}.{norm}", self._head_dtype)
         else:
             query = self._head_norm(query, f"{name}.q_norm", shape.num_heads)
             key = self._head_norm(key, f"{name}.k_norm", shape.num_key_value_heads)
@@ -137,24 +143,27 @@ class Qwen3Graph:
 
     def _mlp(self, values: str, name: str) -> str:
         gate, up = self.linear.apply(values, [f"{name}.gate_proj", f"{name}.up_proj"])
-        gate = self._silu(gate, name)
-        product = self.writer.node("Mul", [gate, up], f"{name}.product")
+        product = self._gate(gate, up, name)
         (moved,) = self.linear.apply(product, [f"{name}.down_proj"])
         return moved
 
-    def _silu(self, values: str, name: str) -> str:
+    def _gate(self, gate: str, up: str, name: str) -> str:
+        product = f"{name}.product"
+        if self.layout.is_fused:
+            return self.writer.node("SiluProduct", [gate, up], product, domain=OPERATOR_DOMAIN)
         # With alpha 1 this is SiLU, in one pass.
-        return self.writer.node(
-            "QuickGelu", [values], f"{name}.activated", domain=MICROSOFT, alpha=1.0
+        activated = self.writer.node(
+            "QuickGelu", [gate], f"{name}.activated", domain=MICROSOFT, alpha=1.0
         )
+        return self.writer.node("Mul", [activated, up], product)
 
     def _cast(self, values: str, dtype: np.dtype[Any], name: str) -> str:
         return self.writer.node("Cast", [values], name, to=helper.np_dtype_to_tensor_dtype(dtype))
 
-    def _norm_weight(self, name: str) -> str:
+    def _norm_weight(self, name: str, dtype: np.dtype[Any] | None = None) -> str:
         values = self.checkpoint.read(f"{name}.weight")
         return self.writer.constant(
-            f"{name}.weight", cast_weights(values, self.dtype, f"{name}.weight")
+            f"{name}.weight", cast_weights(values, dtype or self.dtype, f"{name}.weight")
         )
 
     def _norm(self, values: str, name: str) -> str:

@@ -46,6 +46,7 @@ class GraphWriter:
 
     def __init__(self, folder: Path, *, external: bool) -> None:
         self._folder = folder
+        self._opset = OPSET
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
         self._data = (folder / WEIGHTS_NAME).open("wb") if external else None
@@ -56,6 +57,10 @@ class GraphWriter:
     def __exit__(self, *_: object) -> None:
         if self._data is not None:
             self._data.close()
+
+    def require_opset(self, version: int) -> None:
+        """Write the graph in this version of ONNX's own operators, if it is above OPSET."""
+        self._opset = max(self._opset, version)
 
     def node(
         self,
@@ -117,7 +122,9 @@ class GraphWriter:
             [_value_info(tensor) for tensor in outputs],
             initializer=self._initializers,
         )
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+        others = sorted({MICROSOFT} | {node.domain for node in self._nodes if node.domain})
+        opsets = [helper.make_opsetid("", self._opset)]
+        opsets += [helper.make_opsetid(name, 1) for name in others]
         # No version or time in the file: preparing twice gives the same bytes.
         model = helper.make_model(
             graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="shardrank"
