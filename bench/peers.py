@@ -37,7 +37,9 @@ from results import make_row
 
 from shardrank import Reranker
 from shardrank.engine.machine import num_cores
+from shardrank.engine.model import PreparedModel
 from shardrank.engine.prefixes import distinct, num_new_tokens, plan_prefixes
+from shardrank.engine.session import Session
 from shardrank.graph.prepare import prepare
 from shardrank.types import Prompts
 
@@ -113,9 +115,9 @@ def make_pairs(folder: Path, workload: Workload) -> list[Pair]:
     return pairs
 
 
-def make_workplace(folder: Path, tokenizer: Path) -> tuple[Path, Path]:
+def make_workplace(folder: Path, tokenizer: Path, layout: str | None = None) -> tuple[Path, Path]:
     """The checkpoint, and the model prepared from it; what is there already stays."""
-    checkpoint, model = folder / "checkpoint", folder / "w8a8"
+    checkpoint, model = folder / "checkpoint", folder / f"w8a8-{layout or 'fastest'}"
     if not (checkpoint / "config.json").is_file():
         make_random_checkpoint(checkpoint, replace(REAL_SHAPE, untrained=True))
         content = tokenizer.read_bytes()
@@ -123,7 +125,7 @@ def make_workplace(folder: Path, tokenizer: Path) -> tuple[Path, Path]:
             content = lzma.decompress(content)
         (checkpoint / "tokenizer.json").write_bytes(content)
     if not model.is_dir():
-        prepare(checkpoint, model)
+        prepare(checkpoint, model, layout=layout)
     return checkpoint, model
 
 
@@ -134,10 +136,12 @@ def prompts_of(reranker: Reranker, pairs: Sequence[Pair]) -> Prompts:
     return reranker.prompts.build_many(queries, [text for _, text in pairs], query_index).prompts
 
 
-def num_computed_tokens(prompts: Prompts, batches_past: bool) -> int:
+def num_computed_tokens(prompts: Prompts, session: Session) -> int:
     """Tokens that the engine computes where it shares fronts, padding not counted."""
     firsts, _ = distinct(prompts)
-    plan = plan_prefixes(prompts, firsts, 4096, batches_past=batches_past)
+    plan = plan_prefixes(
+        prompts, firsts, 4096, batches_past=session.batches_past, shares_past=session.shares_past
+    )
     return plan.trunk + sum(
         group.num_shared - plan.trunk + num_new_tokens(group, prompts.lengths)
         for group in plan.groups
@@ -199,7 +203,9 @@ def compare(
 ) -> Iterator[str]:
     """Score the pairs with each engine in turn, some rounds; yields lines of what was found."""
     prompts = prompts_of(reranker, pairs)
-    shared, alone = reranker.options, replace(reranker.options, reuse_prefix=False)
+    shared, alone = (
+        replace(reranker.options, reuse_prefix=is_reused) for is_reused in (True, False)
+    )
     scores: dict[str, np.ndarray] = {}
 
     def ours(name: str, number: int) -> None:
@@ -221,7 +227,7 @@ def compare(
             times[name].add(partial(engine, len(pairs)))
     assert np.array_equal(scores["shardrank"], scores["shardrank, no reuse"])
     quantiles = np.percentile(prompts.lengths, [0, 50, 100]).astype(int)
-    computed = num_computed_tokens(prompts, reranker.session.batches_past)
+    computed = num_computed_tokens(prompts, reranker.session)
     yield (
         f"{len(pairs)} pairs of {quantiles[0]} to {quantiles[2]} tokens, median {quantiles[1]}; "
         f"{computed} of {int(prompts.lengths.sum())} tokens computed"
@@ -248,6 +254,7 @@ def main() -> None:
     parser.add_argument("--workload", action="append", choices=list(WORKLOADS))
     parser.add_argument("--peer", action="append", choices=list(cpu_peers.PEERS))
     parser.add_argument("--llama", nargs=2, metavar=("PROGRAM", "GGUF"), help="llama-embedding.")
+    parser.add_argument("--layout", help="Of the prepared model; the fastest by default.")
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     llama = cpu_peers.Llama(*map(Path, arguments.llama)) if arguments.llama else None
@@ -255,7 +262,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
-        checkpoint, model = make_workplace(folder, arguments.tokenizer)
+        checkpoint, model = make_workplace(folder, arguments.tokenizer, arguments.layout)
         reranker = Reranker(model)
         for name in arguments.workload or list(WORKLOADS):
             pairs = make_pairs(arguments.pairs, WORKLOADS[name])
@@ -266,6 +273,7 @@ def main() -> None:
                 lines.append(line)
             packages = ["onnxruntime", "torch", "transformers", "sentence-transformers"]
             command = f"bench/peers.py --workload '{name}' --rounds {arguments.rounds}"
+            lines.insert(0, f"layout {PreparedModel.load(model).layout}")
             rows.append(make_row(command, "; ".join(lines), packages))
     print("\n" + "\n".join(rows))
 

@@ -22,7 +22,7 @@ from shardrank.errors import ConfigError
 )
 @click.option(
     "--layout",
-    help="padded, prefix, fused or paged [default: prefix on CPUs, fused in half precision]",
+    help="padded, prefix, fused-prefix, fused or paged [default: prefix; fused for bf16, fp16]",
 )
 @click.option("--prompt", default="transformers", show_default=True)
 @click.option("--max-tokens", type=int, help="Longest prompt [default: the model's, at most 8192].")

@@ -64,7 +64,7 @@ class FakeSession:
     """A session whose logits are the function above; see Session for the methods.
 
     takes_past: whether it is one of layout `prefix`, with its rules: an even past, a batch of one.
-    batches_past: whether a past may be of a batch.
+    batches_past: whether a past may be of a batch. shares_past: whether runs are long, besides.
 
     nan_on: a prompt that holds one of these ids gets NaN logits.
     raise_on: a batch that holds one of these ids raises RuntimeError.
@@ -78,9 +78,11 @@ class FakeSession:
         *,
         takes_past: bool = False,
         batches_past: bool = False,
+        shares_past: bool = False,
     ) -> None:
         self.takes_past = takes_past
         self.batches_past = batches_past
+        self.shares_past = shares_past
         self.nan_on = np.array(sorted(nan_on), np.int64)
         self.raise_on = np.array(sorted(raise_on), np.int64)
         self.batch_shapes: list[tuple[int, ...]] = []

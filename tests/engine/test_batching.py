@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,6 +88,15 @@ def test_continuations_share_a_run_as_far_as_that_gains_anything(
         assert (np.diff(lengths) <= 0).all()
         assert len(batch) == 1 or len(batch) * num_past <= 512
         assert len(batch) == 1 or lengths.sum() <= 256
+
+
+@given(new_tokens, st.integers(1, 600))
+def test_continuations_of_one_past_share_longer_runs(num_new: np.ndarray, num_past: int) -> None:
+    batches = plan_continuations(num_new, num_past, shares_past=True)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(num_new)))
+    assert all(len(batch) == 1 or num_new[batch].sum() <= 768 for batch in batches)
+    for one, following in pairwise(batches):
+        assert num_new[one].sum() + num_new[following[0]] > 768
 
 
 def test_sentences_share_runs_and_passages_do_not() -> None:

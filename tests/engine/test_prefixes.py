@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardrank.engine.prefixes import distinct, num_new_tokens, plan_prefixes
-from shardrank.engine.scoring import CHUNK_TOKENS, ScoringOptions, score_prompts
+from shardrank.engine.scoring import CHUNK_TOKENS, FUSED_CHUNK_TOKENS, ScoringOptions, score_prompts
 from shardrank.engine.session import Past
 from shardrank.testing import FakeSession, fake_log_odds
 from shardrank.types import Prompts
@@ -53,8 +53,10 @@ def test_sharing_changes_no_score(prompts: Prompts, num_callers: int, max_tokens
         options = ScoringOptions(
             num_callers=num_callers, reuse_prefix=reuse_prefix, max_tokens_in_hand=max_tokens
         )
-        for batches_past in (True, False):
-            session = FakeSession(takes_past=True, batches_past=batches_past)
+        for batches_past, shares_past in ((True, True), (True, False), (False, False)):
+            session = FakeSession(
+                takes_past=True, batches_past=batches_past, shares_past=shares_past
+            )
             logits = score_prompts(session, prompts, 0, options)
             assert (logits[:, 0] - logits[:, 1]).tolist() == expected
 
@@ -139,11 +141,14 @@ def test_the_same_pair_is_scored_once() -> None:
     assert len(set(map(tuple, logits.tolist()))) == 1
 
 
-def test_a_long_document_goes_through_in_pieces() -> None:
-    document = list(range(2 * CHUNK_TOKENS + 1))
-    session = session_with_past()
+@pytest.mark.parametrize(
+    ("shares_past", "size"), [(False, CHUNK_TOKENS), (True, FUSED_CHUNK_TOKENS)]
+)
+def test_a_long_document_goes_through_in_pieces(shares_past: bool, size: int) -> None:
+    document = list(range(2 * size + 1))
+    session = FakeSession(takes_past=True, shares_past=shares_past)
     logits = score_prompts(session, prompts_of([(TEMPLATE, document)]), 0)
-    assert [length for _, length in session.batch_shapes] == [CHUNK_TOKENS, CHUNK_TOKENS, 41]
+    assert [length for _, length in session.batch_shapes] == [size, size, 41]
     assert logits[0, 0] - logits[0, 1] == fake_log_odds(TEMPLATE + document)
 
 

@@ -84,7 +84,7 @@ def test_a_graph_that_cannot_be_run_is_told(source: Path, tmp_path: Path) -> Non
     finder = OffsetFinder(checkpoint, architecture, answers, "transformers", 1024)
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(ModelError, match="cannot run it here .*; prepare the model on another"):
-        finder.find(tmp_path, TextSample.load(None))
+        finder.find(tmp_path, "padded", TextSample.load(None))
 
 
 def test_a_sample_keeps_its_ends_apart_when_it_is_thinned() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,11 @@ from shardrank.errors import ModelError
 from shardrank.graph.prepare import prepare
 
 EXACT = ("fp32", "w8a8", "int8", "int4")
+FUSED = pytest.param(
+    ("w8a8", "fused-prefix"),
+    marks=pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler"),
+    id="fused w8a8",
+)
 
 
 @pytest.fixture(scope="module", name="folder")
@@ -19,9 +25,13 @@ def make_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("prefix")
 
 
-@pytest.fixture(scope="module", params=EXACT, name="built")
+EACH = [*(pytest.param((precision, "prefix"), id=precision) for precision in EXACT), FUSED]
+
+
+@pytest.fixture(scope="module", params=EACH, name="built")
 def build_each(request: pytest.FixtureRequest, folder: Path) -> Built:
-    return build(folder / request.param, SHAPES["wide heads"], request.param, "prefix")
+    precision, layout = request.param
+    return build(folder / layout / precision, SHAPES["wide heads"], precision, layout)
 
 
 def after_a_past(built: Built, prompt: np.ndarray, *cuts: int) -> np.ndarray:
@@ -62,11 +72,17 @@ def test_long_prompts_in_pieces_of_any_size_keep_their_bits(built: Built) -> Non
         np.testing.assert_array_equal(after_a_past(built, prompt, *cuts), whole)
 
 
-def test_without_a_past_it_is_the_layout_padded_bit_for_bit(built: Built, tmp_path: Path) -> None:
+def test_without_a_past_it_is_the_layout_padded(built: Built, tmp_path: Path) -> None:
     padded = build_from(built.source, tmp_path / "padded", built.model.precision)
     prompts = random_prompts((40, 3, 129, 257))
     for side in ("left", "right"):
-        np.testing.assert_array_equal(built.logits(prompts, side), padded.logits(prompts, side))
+        found, expected = built.logits(prompts, side), padded.logits(prompts, side)
+        if built.model.layout == "prefix":
+            np.testing.assert_array_equal(found, expected)
+        else:
+            # Rounded elsewhere: by no more than w8a8 moves them itself.
+            moved = np.abs(expected - built.expected(prompts)).max()
+            assert np.abs(found - expected).max() < 2 * moved
 
 
 def test_only_the_layout_prefix_takes_a_past(built: Built, tmp_path: Path) -> None:

@@ -110,7 +110,10 @@ def test_progress_is_told(checkpoint: Path, tmp_path: Path) -> None:
         ({"precision": "int2"}, "precision 'int2' is not available in this version; there is w8a8"),
         ({"precision": "int8", "block_size": 48}, "block size 48 is not available; choose 16, 32"),
         ({"precision": "w8a8", "block_size": 32}, "precision 'w8a8', which has no blocks"),
-        ({"layout": "paged-out"}, "unknown layout 'paged-out'; choose one of padded, fused"),
+        (
+            {"layout": "paged-out"},
+            "layout 'paged-out' is not available in this version; there is padded, fused",
+        ),
         ({"prompt_style": "chat"}, "prompt style 'chat' is not available"),
         ({"max_tokens": 0}, "max_tokens = 0 was asked for"),
         ({"max_tokens": 50_000}, "max_position_embeddings = 40960; choose a number from 1"),

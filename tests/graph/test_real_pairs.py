@@ -62,11 +62,18 @@ def source(prompts: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
-@pytest.fixture(scope="module", params=["fp32", "w8a8", "int8", "int4"])
+KINDS = {
+    **{kind: (kind, "padded") for kind in ("fp32", "w8a8", "int8", "int4")},
+    "fused w8a8": ("w8a8", "fused-prefix"),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def built(
     request: pytest.FixtureRequest, source: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Built:
-    return build_from(source, tmp_path_factory.mktemp(request.param) / "model", request.param)
+    precision, layout = KINDS[request.param]
+    return build_from(source, tmp_path_factory.mktemp("model") / "it", precision, layout=layout)
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +103,8 @@ def test_log_odds_are_those_of_transformers(
     error = log_odds(np.concatenate([built.logits(batch) for batch in batches])) - expected
     relative = np.sqrt(np.mean(error**2)) / expected.std()
     print(
-        f"{built.model.precision}: max error {np.abs(error).max():.3g}, rms / std {relative:.4f}, "
-        f"std {expected.std():.3f}"
+        f"{built.model.precision}, {built.model.layout}: max error {np.abs(error).max():.3g}, "
+        f"rms / std {relative:.4f}, std {expected.std():.3f}"
     )
     if built.model.precision == "fp32":
         assert np.abs(error).max() < 1e-4

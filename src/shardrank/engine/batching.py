@@ -12,6 +12,9 @@ _MAX_NEW_TOKENS = 256
 _MAX_PAST_TOKENS = 512
 """Of the past of all rows of a run, which are copies: 0.23 MB a token in the 0.6B shape."""
 
+_MAX_NEW_TOKENS_SHARED = 768
+"""Of a run whose rows share one past (docs/decisions/022-fused-on-cpus.md)."""
+
 
 def plan_batches(lengths: Int64Array, max_batch_tokens: int) -> list[Int64Array]:
     """Cut prompts into batches of at most max_batch_tokens tokens, padding included.
@@ -52,15 +55,19 @@ def left_pad(
     return input_ids, is_token.astype(np.int64)
 
 
-def plan_continuations(num_new: Int64Array, num_past: int) -> list[Int64Array]:
+def plan_continuations(
+    num_new: Int64Array, num_past: int, *, shares_past: bool = False
+) -> list[Int64Array]:
     """Which prompts go together after a past of num_past tokens.
 
-    num_new: int64 [num_prompts], tokens of each after the past. Every prompt is in exactly one
+    num_new: int64 [num_prompts], tokens of each after the past. shares_past: whether the session
+        reads one past for all of them. Every prompt is in exactly one
     batch; each batch is an array of indices into num_new, the longest first.
 
     A run reads all weights of the model once, which costs as much as some 20 tokens, so prompts
     that are short share a run. None is computed for padding (graph.packed_rows).
     """
+    most = _MAX_NEW_TOKENS_SHARED if shares_past else _MAX_NEW_TOKENS
     order = np.argsort(-num_new, kind="stable")
     batches: list[list[int]] = []
     num_tokens = 0
@@ -69,8 +76,8 @@ def plan_continuations(num_new: Int64Array, num_past: int) -> list[Int64Array]:
         size = len(batches[-1]) + 1 if batches else 1
         if (
             batches
-            and num_tokens + length <= _MAX_NEW_TOKENS
-            and size * num_past <= _MAX_PAST_TOKENS
+            and num_tokens + length <= most
+            and (shares_past or size * num_past <= _MAX_PAST_TOKENS)
         ):
             batches[-1].append(place)
             num_tokens += length

@@ -35,6 +35,7 @@ class HalvingSession:
 
     takes_past = False
     batches_past = False
+    shares_past = False
 
     def __init__(self, runner: BatchRunner, max_tokens: int) -> None:
         self._runner = runner

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-LAYOUTS = ("padded", "fused", "prefix", "paged")
+LAYOUTS = ("padded", "fused", "prefix", "fused-prefix", "paged")
 """padded: left-padded input_ids and attention_mask. fused: the same, with shardrank's own operators
-(engine.operators). prefix: the same, plus past and present. paged: prompts behind each other,
-without padding (graph.paged)."""
+for GPUs (engine.operators). prefix: as padded, plus past and present. fused-prefix: the same, with
+shardrank's own operators for CPUs. paged: prompts behind each other, without padding
+(graph.paged)."""
 
 OPERATOR_DOMAIN = "shardrank"
 """Of the operators in engine/native."""
@@ -22,7 +23,9 @@ PAGED_CACHES = ("key_cache", "value_cache")
 
 
 BATCHES_PAST = {"past": "batched"}
-"""What a graph of layout `prefix` says of itself whose past may be of several rows."""
+"""What a graph says of itself whose past has as many rows as there are prompts."""
+SHARES_PAST = {"past": "shared"}
+"""What a graph says of itself whose past is of one row, for prompts of any number."""
 
 
 def past_names(layer: int) -> tuple[str, str]:

@@ -34,6 +34,14 @@ def instruction_set(cpuinfo: str) -> str | None:
     return next((name for flag, name in _INSTRUCTION_SETS if flag in flags), None)
 
 
+def read_processor() -> str:
+    """What tells two kinds of processors apart: model and flags in /proc/cpuinfo."""
+    path = Path("/proc/cpuinfo")
+    first = path.read_text(errors="replace").split("\n\n")[0] if path.is_file() else ""
+    told = re.findall(r"^(?:model name|flags|CPU part|Features)\s*:.*$", first, flags=re.MULTILINE)
+    return "\n".join([platform.machine(), *told])
+
+
 def read_instruction_set() -> str:
     """The instruction set of this machine; its architecture where /proc/cpuinfo tells nothing."""
     path = Path("/proc/cpuinfo")

@@ -21,13 +21,14 @@ from shardrank.engine.layouts import (
     LAYOUTS,
     PAGED_CACHES,
     PAGED_INPUTS,
+    SHARES_PAST,
     past_names,
     present_names,
 )
 from shardrank.engine.machine import num_cores, read_instruction_set
 from shardrank.engine.memory_plan import NUM_CUDA_CALLERS, plan_batch_tokens, plan_limits
 from shardrank.engine.model import GRAPH_NAME, PreparedModel
-from shardrank.engine.operators import build_library
+from shardrank.engine.operators import build_cpu_library, build_library
 from shardrank.engine.paged_session import PagedSession
 from shardrank.engine.session import Device, Past, Session, SessionDescription, refuse_broken_mask
 from shardrank.errors import ModelError
@@ -39,9 +40,10 @@ _INPUT_NAMES = {
     "padded": _BATCH_INPUTS,
     "fused": _BATCH_INPUTS,
     "prefix": _BATCH_INPUTS,
+    "fused-prefix": _BATCH_INPUTS,
     "paged": {*PAGED_INPUTS, *PAGED_CACHES},
 }
-_MORE_INPUTS = {"prefix": ", past_key_values.*"}
+_WITH_PAST = ("prefix", "fused-prefix")
 _OUTPUT_NAME = "logits"
 
 # Precisions that a device has no kernels for. On CUDA, GroupQueryAttention takes fp16 and bf16,
@@ -63,7 +65,7 @@ CUDA_OPTIONS = {
 
 
 class OnnxSession:
-    """Runs a graph of layout `padded` or `prefix`; `open_session` makes one."""
+    """Runs a graph of layout `padded`, `prefix` or `fused-prefix`; `open_session` makes one."""
 
     def __init__(self, session: onnxruntime.InferenceSession, description: SessionDescription):
         self._session = session
@@ -74,7 +76,8 @@ class OnnxSession:
         self._present_names = [n for layer in range(num_layers) for n in present_names(layer)]
         self._past_shapes = [inputs[name].shape for name in self._past_names]
         said = session.get_modelmeta().custom_metadata_map
-        self._batches_past: bool = BATCHES_PAST.items() <= said.items()
+        self._shares_past: bool = SHARES_PAST.items() <= said.items()
+        self._batches_past: bool = self._shares_past or BATCHES_PAST.items() <= said.items()
         self._is_grown = False
         self._shrinking = onnxruntime.RunOptions()
         self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
@@ -86,13 +89,18 @@ class OnnxSession:
 
     @property
     def takes_past(self) -> bool:
-        """Whether the graph is of layout `prefix`."""
+        """Whether the graph is of layout `prefix` or `fused-prefix`."""
         return bool(self._past_names)
 
     @property
     def batches_past(self) -> bool:
-        """Whether the graph takes a past of several rows."""
+        """Whether several prompts go on after one past."""
         return self._batches_past
+
+    @property
+    def shares_past(self) -> bool:
+        """Whether the graph is of layout `fused-prefix`."""
+        return self._shares_past
 
     def run(
         self, input_ids: Int64Array, attention_mask: Int64Array, past: Past | None = None
@@ -130,7 +138,8 @@ class OnnxSession:
         num_rows = len(input_ids)
         if num_rows > 1 and past is not None and not self._batches_past:
             raise ValueError("this graph takes a past of one row; give it one prompt")
-        arrays = past.rows(num_rows) if past is not None else self._empty_past(num_rows)
+        past_rows = 1 if self._shares_past else num_rows
+        arrays = past.rows(past_rows) if past is not None else self._empty_past(past_rows)
         return {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -170,7 +179,7 @@ def open_session(
         )
     if _release(onnxruntime.__version__) < _release(model.min_onnxruntime):
         # The packages for GPUs are a release behind.
-        other = ", or prepare the model with --layout padded" if model.layout == "prefix" else ""
+        other = ", or prepare the model with --layout padded" if model.layout in _WITH_PAST else ""
         raise ModelError(
             f"{folder} needs onnxruntime {model.min_onnxruntime} or newer and "
             f"{onnxruntime.__version__} is installed; upgrade it with "
@@ -180,6 +189,8 @@ def open_session(
     _refuse_precision(folder, model.precision, device)
     _refuse_layout(folder, model.layout, device)
     options = _options(threads or num_cores(), allow_spinning)
+    if model.layout == "fused-prefix":
+        options.register_custom_ops_library(str(build_cpu_library()))
     if model.layout == "fused":
         options.register_custom_ops_library(
             str(build_library(read_cuda_device().compute_capability))
@@ -252,6 +263,11 @@ def _refuse_precision(folder: Path, precision: str, device: Device) -> None:
 
 
 def _refuse_layout(folder: Path, layout: str, device: Device) -> None:
+    if layout == "fused-prefix" and device != "cpu":
+        raise ModelError(
+            f"{folder} has the layout {layout!r}, which runs on the device cpu only; prepare the "
+            f"model with --precision {_BEST_PRECISION[device]}, or give --device cpu."
+        )
     if layout in ("paged", "fused") and device != "cuda":
         raise ModelError(
             f"{folder} has the layout {layout!r}, which runs on the device cuda only; prepare the "
@@ -266,9 +282,10 @@ def _refuse_other_graph(session: onnxruntime.InferenceSession, path: Path, layou
     if (
         inputs - pasts != _INPUT_NAMES[layout]
         or _OUTPUT_NAME not in outputs
-        or bool(pasts) != (layout == "prefix")
+        or bool(pasts) != (layout in _WITH_PAST)
     ):
-        wanted = ", ".join(sorted(_INPUT_NAMES[layout])) + _MORE_INPUTS.get(layout, "")
+        wanted = ", ".join(sorted(_INPUT_NAMES[layout]))
+        wanted += ", past_key_values.*" if layout in _WITH_PAST else ""
         raise ModelError(
             f"{path} takes {sorted(inputs)[:4]} and gives {sorted(outputs)[:3]}, where the layout "
             f"{layout!r} takes {wanted} "

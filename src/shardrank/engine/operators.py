@@ -1,25 +1,33 @@
-"""shardrank's own operators for ONNX Runtime on CUDA: compiled where they run, once."""
+"""shardrank's own operators for ONNX Runtime: compiled where they run, once."""
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from shardrank.engine.machine import read_processor
 from shardrank.errors import ModelError
 
 SOURCES = Path(__file__).parent / "native"
 """Where the operators' source lies, in C and CUDA C++."""
-_KERNELS, _OPERATORS = "cuda_kernels.cu", "cuda_operators.c"
+_KERNELS, _CUDA, _CPU, _RUNTIME = (
+    "cuda_kernels.cu", "cuda_operators.c", "cpu_operators.c", "runtime.h",
+)  # fmt: skip
 _COMPILERS = ("cc", "gcc", "clang")
 _NVRTC = ("libnvrtc.so.13", "libnvrtc.so.12")
-_OTHER_WAY = "or prepare the model with --layout padded, which needs neither and is slower"
+_OTHER_WAY = "or prepare the model with --layout padded, which needs none and is slower"
+_OTHER_CPU_WAY = "or prepare the model with --layout prefix, which needs none and is slower"
+# Sums keep their order, and products may be added without being rounded before.
+_CPU_OPTIONS = ("-O3", "-ffp-contract=fast", "-Wno-psabi")
 
 
 def build_library(compute_capability: tuple[int, int], cache: Path | None = None) -> Path:
@@ -34,22 +42,58 @@ def build_library(compute_capability: tuple[int, int], cache: Path | None = None
 
     Raises ModelError where one of the two is missing or fails.
     """
-    digest = hashlib.sha256()
-    for name in (_KERNELS, _OPERATORS):
-        digest.update((SOURCES / name).read_bytes())
     major, minor = compute_capability
-    folder = cache or _cache()
-    path = folder / f"operators-sm_{major}{minor}-{digest.hexdigest()[:16]}.so"
+    architecture = f"sm_{major}{minor}"
+
+    def make(target: Path) -> None:
+        code = target.with_name("kernels.cubin")
+        code.write_bytes(compile_kernels(architecture))
+        compile_operators(code, target)
+
+    digest = _digest(_KERNELS, _CUDA, _RUNTIME)
+    return _once(cache or _cache(), f"operators-{architecture}-{digest}.so", make)
+
+
+def build_cpu_library(cache: Path | None = None, options: Sequence[str] | None = None) -> Path:
+    """The same for the CPU: for the processor that is there, by the C compiler alone.
+
+    options: of the compiler, in place of those for this processor. Raises ModelError as above.
+    """
+    if options is None:
+        options = ("-march=native",) if platform.machine() in ("x86_64", "AMD64") else ()
+    # A folder may be shared by machines whose processors differ.
+    key = _digest(_CPU, _RUNTIME, more=" ".join([*options, read_processor()]))
+
+    def make(target: Path) -> None:
+        _compile(_CPU, target, [*_CPU_OPTIONS, *options], ["-lm", "-lpthread"], _OTHER_CPU_WAY)
+
+    return _once(cache or _cache(), f"operators-cpu-{key}.so", make)
+
+
+def _once(folder: Path, name: str, make: Callable[[Path], None]) -> Path:
+    """The file of this name, made beside its place and renamed if it is not there."""
+    path = folder / name
     if path.is_file():
         return path
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        code = Path(temporary) / "kernels.cubin"
-        code.write_bytes(compile_kernels(f"sm_{major}{minor}"))
-        made = Path(temporary) / path.name
-        compile_operators(code, made)
-        made.replace(path)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            made = Path(temporary) / name
+            make(made)
+            made.replace(path)
+    except OSError as error:
+        raise ModelError(
+            f"the compiled operators cannot be kept in {folder} ({error.strerror or error}); set "
+            f"$XDG_CACHE_HOME to a folder that this user alone may write."
+        ) from error
     return path
+
+
+def _digest(*names: str, more: str = "") -> str:
+    digest = hashlib.sha256(more.encode())
+    for name in names:
+        digest.update((SOURCES / name).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def compile_kernels(architecture: str) -> bytes:
@@ -95,15 +139,26 @@ def compile_operators(code: Path, target: Path) -> None:
 
     Raises ModelError without a C compiler, or where that fails.
     """
-    compiler = os.environ.get("CC") or next(filter(shutil.which, _COMPILERS), None)
+    _compile(_CUDA, target, ["-O2", f'-DCUBIN="{code}"'], ["-ldl", "-lpthread"], _OTHER_WAY)
+
+
+def find_compiler() -> str | None:
+    """$CC, or the first C compiler on the path."""
+    return os.environ.get("CC") or next(filter(shutil.which, _COMPILERS), None)
+
+
+def _compile(
+    source: str, target: Path, options: Sequence[str], libraries: Sequence[str], other_way: str
+) -> None:
+    compiler = find_compiler()
     if compiler is None:
         raise ModelError(
-            f"the layout 'fused' is compiled by a C compiler, and neither $CC nor "
-            f"{', '.join(_COMPILERS)} is there; install gcc, {_OTHER_WAY}."
+            f"the operators of this layout are compiled by a C compiler, and neither $CC nor "
+            f"{', '.join(_COMPILERS)} is there; install gcc, {other_way}."
         )
     command = [
-        *compiler.split(), "-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden",
-        f'-DCUBIN="{code}"', str(SOURCES / _OPERATORS), "-o", str(target), "-ldl", "-lpthread",
+        *compiler.split(), "-std=gnu11", "-fPIC", "-shared", "-fvisibility=hidden", *options,
+        str(SOURCES / source), "-o", str(target), *libraries,
     ]  # fmt: skip
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -112,7 +167,7 @@ def compile_operators(code: Path, target: Path) -> None:
     if done.returncode:
         raise ModelError(
             f"{compiler} cannot compile the operators: {done.stderr.strip()[:500]}; give another "
-            f"compiler in $CC, {_OTHER_WAY}."
+            f"compiler in $CC, {other_way}."
         )
 
 

@@ -46,6 +46,7 @@ class PagedSession:
 
     takes_past = False
     batches_past = False
+    shares_past = False
 
     def __init__(
         self, runner: Runner, description: SessionDescription, limits: PackLimits = DEFAULT_LIMITS

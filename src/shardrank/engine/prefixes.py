@@ -49,13 +49,19 @@ def plan_without_prefixes(prompts: Prompts, indices: Int64Array, max_batch_token
 
 
 def plan_prefixes(
-    prompts: Prompts, indices: Int64Array, max_batch_tokens: int, *, batches_past: bool = False
+    prompts: Prompts,
+    indices: Int64Array,
+    max_batch_tokens: int,
+    *,
+    batches_past: bool = False,
+    shares_past: bool = False,
 ) -> Plan:
     """Fronts that are worth computing once, and the batches after each.
 
     indices: the prompts to score, int64 [n], each longer than its num_shared.
     max_batch_tokens: of the batches of prompts that have nothing in common.
-    batches_past: whether a batch after a front may be more than one prompt.
+    batches_past: whether a batch after a front may be more than one prompt. shares_past: whether
+        such prompts share one past (batching.plan_continuations).
     """
     families: dict[bytes, list[int]] = {}
     for index in indices.tolist():
@@ -72,7 +78,8 @@ def plan_prefixes(
         num_shared = own if saved >= _MIN_SAVED_TOKENS else trunk
         found = np.array(members, np.int64)
         if num_shared and batches_past:
-            batches = plan_continuations(lengths[found] - num_shared, num_shared)
+            num_new = lengths[found] - num_shared
+            batches = plan_continuations(num_new, num_shared, shares_past=shares_past)
         else:
             # A budget of 1 makes a batch of each prompt.
             batches = plan_batches(lengths[found], 1 if num_shared else max_batch_tokens)

@@ -25,6 +25,8 @@ MAX_TOKENS_IN_HAND, MAX_TOKENS_IN_HAND_PER_CALLER = 16384, 1024
 CHUNK_TOKENS = 320
 """Longer prompts go through the session in pieces: its memory grows with the piece, and so does the
 half of the attention that lies in a token's future (docs/decisions/017-packed.md)."""
+FUSED_CHUNK_TOKENS = 640
+"""The same where the attention computes no future: a run reads all weights once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,11 @@ def score_prompts(
         row_of[firsts] = np.arange(len(firsts))
         if session.takes_past and options.reuse_prefix:
             plan = plan_prefixes(
-                prompts, firsts, options.max_batch_tokens, batches_past=session.batches_past
+                prompts,
+                firsts,
+                options.max_batch_tokens,
+                batches_past=session.batches_past,
+                shares_past=session.shares_past,
             )
         else:
             plan = plan_without_prefixes(prompts, firsts, options.max_batch_tokens)
@@ -91,6 +97,7 @@ class _Callers:
         self._session = session
         self._prompts = prompts
         self._pad_id = pad_id
+        self._chunk_tokens = FUSED_CHUNK_TOKENS if session.shares_past else CHUNK_TOKENS
         self._trunk: Past | None = None
         if plan.trunk:
             ids = prompts[int(plan.groups[0].batches[0][0])]
@@ -110,7 +117,7 @@ class _Callers:
             return self._session.run(*padded, work.past)
         ids = self._prompts[int(work.batch[0])]
         # What is left for the last piece is one token or more.
-        start += (len(ids) - 1 - start) // CHUNK_TOKENS * CHUNK_TOKENS
+        start += (len(ids) - 1 - start) // self._chunk_tokens * self._chunk_tokens
         past = self._extend(ids[:start], work.past)
         row = ids[start:][None].astype(np.int64)
         return self._session.run(row, np.ones_like(row), past)
@@ -118,8 +125,8 @@ class _Callers:
     def _extend(self, ids: Int32Array, past: Past | None) -> Past | None:
         """The past after these ids, of which it holds the first already."""
         start = 0 if past is None else past.num_tokens
-        for first in range(start, len(ids), CHUNK_TOKENS):
-            piece = ids[first : first + CHUNK_TOKENS][None].astype(np.int64)
+        for first in range(start, len(ids), self._chunk_tokens):
+            piece = ids[first : first + self._chunk_tokens][None].astype(np.int64)
             past = self._session.extend(piece, past)
         return past
 

@@ -44,12 +44,17 @@ class Session(Protocol):
 
     @property
     def takes_past(self) -> bool:
-        """Whether a prompt can be continued after a past (layout `prefix`)."""
+        """Whether a prompt can be continued after a past (layouts `prefix`, `fused-prefix`)."""
         ...
 
     @property
     def batches_past(self) -> bool:
         """Whether several prompts at once can be continued after the same past."""
+        ...
+
+    @property
+    def shares_past(self) -> bool:
+        """Whether these read one past, and a run of many tokens costs no more for each."""
         ...
 
     def run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shardrank.engine.layouts import OPERATOR_DOMAIN
 from shardrank.graph.architecture import Architecture
+from shardrank.graph.layout import Operators
 from shardrank.graph.padded import PaddedLayout
 from shardrank.graph.writer import GraphWriter
 
@@ -18,13 +19,15 @@ class FusedLayout(PaddedLayout):
     no keys and values.
     """
 
-    is_fused = True
+    operators: Operators = "cuda"
 
     def __init__(self, writer: GraphWriter, architecture: Architecture) -> None:
         super().__init__(writer, architecture, norms_heads=True)
         writer.require_opset(_ATTENTION_OPSET)
 
-    def attend(self, query: str, key: str, value: str, name: str, layer: int) -> str:
+    def attend(
+        self, query: str, key: str, value: str, name: str, layer: int, scales: str = ""
+    ) -> str:
         """One layer's attention, [batch, width, heads x size]; layer is not needed here."""
         turned = f"{name}.query", f"{name}.key"
         weights = f"{name}.q_norm.weight", f"{name}.k_norm.weight"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
+
+Operators = Literal["", "cuda", "cpu"]
 
 
 class Layout(Protocol):
@@ -11,19 +13,22 @@ class Layout(Protocol):
     num_axes: of tokens: 2 where values are [batch, width, n], 1 where they are [tokens, n].
     norms_heads: True where `attend` normalises each head of query and key itself, with the weights
         <name>.q_norm.weight and <name>.k_norm.weight.
-    is_fused: True where the graph uses shardrank's own operators: they take the weights of the
-        norms of heads, and the rotary tables, in float32.
+    operators: which of shardrank's own operators the graph may use (engine/native): those that
+        CUDA has, those that CPUs have, or none. Either take the weights of the norms of heads, and
+        the rotary tables, in float32.
     """
 
     num_axes: int
     norms_heads: bool
-    is_fused: bool
+    operators: Operators
 
     def ids(self) -> str:
         """Append the nodes before the first layer; returns the ids to embed, int64."""
         ...
 
-    def attend(self, query: str, key: str, value: str, name: str, layer: int) -> str:
+    def attend(
+        self, query: str, key: str, value: str, name: str, layer: int, scales: str = ""
+    ) -> str:
         """Append one layer's attention, rotary positions included; values [..., heads x size]."""
         ...
 

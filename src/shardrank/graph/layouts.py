@@ -7,39 +7,52 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from shardrank.engine.layouts import LAYOUTS
 from shardrank.engine.model import MIN_ONNXRUNTIME
+from shardrank.engine.operators import find_compiler
 from shardrank.errors import ModelError
 from shardrank.graph.architecture import Architecture
 from shardrank.graph.fused import FusedLayout
+from shardrank.graph.fused_prefix import FusedPrefixLayout
 from shardrank.graph.layout import Layout
 from shardrank.graph.packed import PackedLayout
 from shardrank.graph.padded import PaddedLayout
 from shardrank.graph.paged import PagedLayout
+from shardrank.graph.precision import activation_type
 from shardrank.graph.prefix import PrefixLayout
 from shardrank.graph.writer import GraphWriter
 
 # Several rows after one past came with 1.32 (graph.prefix); fused was not tried with older ones.
-_MIN_ONNXRUNTIME = {"prefix": "1.32", "fused": "1.31"}
+_MIN_ONNXRUNTIME = {"prefix": "1.32", "fused-prefix": "1.32", "fused": "1.31"}
 # What engine/native/cuda_kernels.cu reads at once, and keeps of a head.
 _VECTOR, _MAX_HEAD_SIZE = 8, 256
+# The same of engine/native/cpu_operators.c.
+_CPU_VECTOR, _CPU_HEAD = 16, 32
 
 
-def choose_layout(asked: str | None, dtype: np.dtype[Any]) -> str:
-    """As asked; else the fastest: "prefix" on CPUs, "fused" on GPUs.
+def choose_layout(asked: str | None, precision: str, architecture: Architecture) -> str:
+    """As asked; else the fastest: on CPUs "fused-prefix" or "prefix", on GPUs "fused".
 
-    dtype: of what flows between the matrix products: float32 on CPUs, halves on GPUs.
+    "fused-prefix" for w8a8, where the operators have kernels for the sizes, and where there is a C
+    compiler: who prepares a model on a machine without one may run it on such machines, too.
 
     Raises ModelError if there is no such graph.
     """
+    dtype = activation_type(precision)
     if asked is None:
-        return "prefix" if dtype == np.float32 else "fused"
-    if asked not in LAYOUTS:
-        raise ModelError(f"unknown layout {asked!r}; choose one of {', '.join(LAYOUTS)}.")
-    if asked == "prefix" and dtype != np.float32:
+        if dtype != np.float32:
+            return "fused"
+        is_fused = precision == "w8a8" and _is_even_on_cpus(architecture) and find_compiler()
+        return "fused-prefix" if is_fused else "prefix"
+    if asked in ("prefix", "fused-prefix") and dtype != np.float32:
         raise ModelError(
-            f"the layout 'prefix' is for CPUs, and the precision has activations of {dtype.name}; "
+            f"the layout {asked!r} is for CPUs, and the precision has activations of {dtype.name}; "
             f"choose the layout fused, padded or paged, or another precision."
+        )
+    if asked == "fused-prefix" and precision != "w8a8":
+        # Its attention is less exact than other precisions are.
+        raise ModelError(
+            f"the layout 'fused-prefix' is for the precision w8a8, and {precision} was asked for; "
+            f"choose the layout prefix, or another precision."
         )
     if asked in ("paged", "fused") and dtype == np.float32:
         raise ModelError(
@@ -58,6 +71,9 @@ def make_layout(
     if layout == "fused":
         _refuse_uneven(architecture)
         return FusedLayout(writer, architecture)
+    if layout == "fused-prefix":
+        _refuse_uneven_on_cpus(architecture)
+        return FusedPrefixLayout(writer, architecture)
     if layout == "prefix":
         return PrefixLayout(writer, architecture)
     if dtype == np.float32:
@@ -75,6 +91,22 @@ def _refuse_uneven(architecture: Architecture) -> None:
             f"{_VECTOR}, and the checkpoint has head_dim = {head} and intermediate_size = "
             f"{middle}; choose the layout padded."
         )
+
+
+def _refuse_uneven_on_cpus(architecture: Architecture) -> None:
+    """Raises ModelError where the operators of the layout fused-prefix have no kernel."""
+    if not _is_even_on_cpus(architecture):
+        raise ModelError(
+            f"the layout 'fused-prefix' takes heads of a multiple of {_CPU_HEAD} values and widths "
+            f"of a multiple of {_CPU_VECTOR}, and the checkpoint has head_dim = "
+            f"{architecture.head_size}, hidden_size = {architecture.hidden_size} and "
+            f"intermediate_size = {architecture.intermediate_size}; choose the layout prefix."
+        )
+
+
+def _is_even_on_cpus(architecture: Architecture) -> bool:
+    widths = architecture.hidden_size, architecture.intermediate_size
+    return architecture.head_size % _CPU_HEAD == 0 and not any(w % _CPU_VECTOR for w in widths)
 
 
 def min_onnxruntime(layout: str) -> str:

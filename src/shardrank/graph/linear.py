@@ -16,3 +16,19 @@ class Linear(Protocol):
         of the products, [..., outputs] each, of the values' type.
         """
         ...
+
+    def scales(self, product: str) -> str:
+        """What a product is yet to be multiplied by, float32 [tokens, 1]; "" where it is whole.
+
+        Only for graphs whose layout is fused is a product less than whole.
+        """
+        ...
+
+
+class WholeProducts:
+    """A Linear whose products are what they are called."""
+
+    def scales(self, product: str) -> str:
+        """None: ""."""
+        del product
+        return ""

@@ -22,5 +22,11 @@ class MixedLinear:
 
     def apply(self, values: str, names: Sequence[str]) -> list[str]:
         """Multiply the same values, [..., inputs], by each named weight's transpose."""
-        linear = self.higher if self.kept.issuperset(names) else self.usual
-        return linear.apply(values, names)
+        return self._choose(names).apply(values, names)
+
+    def scales(self, product: str) -> str:
+        """As the one that multiplied it says."""
+        return self._choose([product]).scales(product)
+
+    def _choose(self, names: Sequence[str]) -> Linear:
+        return self.higher if self.kept.issuperset(names) else self.usual

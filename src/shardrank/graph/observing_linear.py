@@ -49,3 +49,7 @@ class ObservingLinear:
         )
         self.writer.outputs.append(Tensor(output, ("shown", num_inputs), np.float32))
         return self.linear.apply(values, names)
+
+    def scales(self, product: str) -> str:
+        """As the other says."""
+        return self.linear.scales(product)

@@ -19,6 +19,7 @@ from shardrank.config import PromptStyle
 from shardrank.engine.batching import left_pad, plan_batches
 from shardrank.engine.machine import num_cores
 from shardrank.engine.model import GRAPH_NAME
+from shardrank.engine.operators import build_cpu_library
 from shardrank.engine.prompt import DEFAULT_INSTRUCTION, PromptBuilder
 from shardrank.engine.tokenizer import Tokenizer
 from shardrank.errors import ConfigError, InputError, ModelError
@@ -53,11 +54,11 @@ class OffsetFinder:
     prompt_style: PromptStyle
     max_tokens: int
 
-    def find(self, folder: Path, sample: TextSample) -> Float32Array | None:
+    def find(self, folder: Path, layout: str, sample: TextSample) -> Float32Array | None:
         """What is to be added to the graph's logits, float32 [2], a multiple of 1/1024.
 
-        folder: of the graph, layout `padded` or `prefix`. None if the model takes so few tokens
-        that nothing of the sample fits. Raises ModelError if onnxruntime cannot run the graph.
+        folder, layout: of the graph: padded, prefix or fused-prefix. None if the model takes so few
+        tokens that nothing of the sample fits. Raises ModelError if onnxruntime cannot run it.
         """
         try:
             prompts = self._prompts(sample)
@@ -65,7 +66,9 @@ class OffsetFinder:
             return None
         answer_ids = (self.answers.yes, self.answers.no)
         try:
-            found = self._rounded_logits(folder / GRAPH_NAME, prompts)
+            found = self._rounded_logits(folder / GRAPH_NAME, layout, prompts)
+        except ModelError:
+            raise
         except Exception as error:  # onnxruntime's errors have no common base
             raise ModelError(
                 f"the graph was written and onnxruntime {onnxruntime.__version__} cannot run it "
@@ -90,13 +93,15 @@ class OffsetFinder:
         max_tokens = min(self.max_tokens, _MAX_TOKENS)
         return PromptBuilder(tokenizer, self.prompt_style, DEFAULT_INSTRUCTION, max_tokens)
 
-    def _rounded_logits(self, path: Path, prompts: Prompts) -> Float32Array:
+    def _rounded_logits(self, path: Path, layout: str, prompts: Prompts) -> Float32Array:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = num_cores()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # One copy of the weights, which the system may map.
         options.add_session_config_entry("session.disable_prepacking", "1")
+        if layout == "fused-prefix":
+            options.register_custom_ops_library(str(build_cpu_library()))
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         pasts = [node for node in session.get_inputs() if node.name.startswith("past_key_values.")]
         logits = np.empty((len(prompts), 2), np.float32)

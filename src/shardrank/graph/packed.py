@@ -8,6 +8,7 @@ import numpy as np
 
 from shardrank.graph.architecture import Architecture
 from shardrank.graph.attention import append_attention
+from shardrank.graph.layout import Operators
 from shardrank.graph.packed_rows import pack_rows
 from shardrank.graph.padded import BATCH_INPUTS
 from shardrank.graph.writer import GraphWriter, Tensor
@@ -24,7 +25,7 @@ class PackedLayout:
 
     num_axes = 1
     norms_heads = False
-    is_fused = False
+    operators: Operators = ""
 
     def __init__(
         self, writer: GraphWriter, architecture: Architecture, past: str | None = None
@@ -39,16 +40,24 @@ class PackedLayout:
         """int64 [tokens]."""
         return self._rows.ids
 
-    def attend(self, query: str, key: str, value: str, name: str, layer: int) -> str:
+    def attend(
+        self, query: str, key: str, value: str, name: str, layer: int, scales: str = ""
+    ) -> str:
         """One layer's attention, [tokens, heads x size]; layer is not needed here."""
         # Nobody reads the cache; its names select the kernel that is faster on long rows.
         presents = (f"{name}.present_key", f"{name}.present_value")
         return self.attend_after((query, key, value), ("", ""), presents, name)
 
     def attend_after(
-        self, values: Sequence[str], pasts: Sequence[str], presents: Sequence[str], name: str
+        self,
+        values: Sequence[str],
+        pasts: Sequence[str],
+        presents: Sequence[str],
+        name: str,
+        scales: str = "",
     ) -> str:
         """The attention of query, key and value; pasts and presents: key, value."""
+        assert not scales
         node, rows = self._writer.node, self._rows
         in_rows = [
             node("Gather", [value, rows.to_rows], f"{value}.in_rows", axis=0) for value in values

@@ -15,6 +15,7 @@ class PackedRows:
     """Names of the values that describe a batch whose tokens are in one row.
 
     ids: int64 [tokens], those of the first prompt first.
+    ends: int64 [batch], the tokens of each prompt and of all before it.
     last: int64 [batch], the place of each prompt's last token among them.
     to_rows: int64 [batch, width], the token that stands in each column where every prompt begins
         at column 0; behind a prompt's last token that one again.
@@ -27,6 +28,7 @@ class PackedRows:
     """
 
     ids: str
+    ends: str
     last: str
     to_rows: str
     from_rows: str
@@ -107,6 +109,7 @@ def pack_rows(writer: GraphWriter, past: str | None = None) -> PackedRows:
         last_seen = node("Sub", [seen, one], "rows.last_seen_after_past")
     return PackedRows(
         ids=ids,
+        ends=end,
         last=last,
         to_rows=to_rows,
         from_rows=from_rows,

@@ -7,6 +7,7 @@ import numpy as np
 from shardrank.graph.aligned_rows import align_rows
 from shardrank.graph.architecture import Architecture
 from shardrank.graph.attention import append_attention
+from shardrank.graph.layout import Operators
 from shardrank.graph.writer import GraphWriter, Tensor
 
 BATCH_INPUTS = (
@@ -25,7 +26,7 @@ class PaddedLayout:
     """
 
     num_axes = 2
-    is_fused = False
+    operators: Operators = ""
 
     def __init__(
         self, writer: GraphWriter, architecture: Architecture, *, norms_heads: bool = False
@@ -39,7 +40,9 @@ class PaddedLayout:
         """int64 [batch, width], each row from column 0."""
         return self._rows.ids
 
-    def attend(self, query: str, key: str, value: str, name: str, layer: int) -> str:
+    def attend(
+        self, query: str, key: str, value: str, name: str, layer: int, scales: str = ""
+    ) -> str:
         """One layer's attention, [batch, width, heads x size]; layer is not needed here."""
         rows = self._rows
         # Nobody reads the cache; its names select the kernel that is faster on long rows.

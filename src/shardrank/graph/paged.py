@@ -8,6 +8,7 @@ import numpy as np
 
 from shardrank.engine.layouts import PAGED_CACHES, PAGED_INPUTS
 from shardrank.graph.architecture import Architecture
+from shardrank.graph.layout import Operators
 from shardrank.graph.writer import MICROSOFT, GraphWriter, Tensor
 
 _INPUT_IDS, _CUMULATIVE, _PAST, _BLOCK_TABLE, _METADATA = PAGED_INPUTS
@@ -41,7 +42,7 @@ class PagedLayout:
 
     num_axes = 1
     norms_heads = True
-    is_fused = False
+    operators: Operators = ""
 
     def __init__(
         self, writer: GraphWriter, architecture: Architecture, dtype: np.dtype[Any]
@@ -62,7 +63,9 @@ class PagedLayout:
         self._last = node("Sub", [ends, constant("last.one", np.array(1, np.int32))], "last.places")
         return _INPUT_IDS
 
-    def attend(self, query: str, key: str, value: str, name: str, layer: int) -> str:
+    def attend(
+        self, query: str, key: str, value: str, name: str, layer: int, scales: str = ""
+    ) -> str:
         """One layer's attention and the norms before it, [tokens, heads x size]."""
         return self._writer.node(
             "PagedAttention",

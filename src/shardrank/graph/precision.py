@@ -69,17 +69,20 @@ def make_linear(
     writer: GraphWriter,
     checkpoint: Checkpoint,
     kept: frozenset[str] = frozenset(),
+    *,
+    is_fused: bool = False,
 ) -> Linear:
     """The matrix products of a precision; block_size as `choose_block_size` gives it.
 
     kept: products of w8a8 that stay in fp32, by name without ".weight". int8 in blocks of 32 would
         cost two thirds of fp32's time and mend little (docs/decisions/009-smoothing.md).
+    is_fused: whether the layout has the operators of CPUs (graph.layout.Layout).
     """
     if precision in _FLOAT_TYPES:
         return FloatLinear(writer, checkpoint, _FLOAT_TYPES[precision])
     if block_size is not None:
         return BlockLinear(writer, checkpoint, _BITS[precision], block_size)
-    tokens = TokenLinear(writer, checkpoint)
+    tokens = TokenLinear(writer, checkpoint, is_fused)
     if not kept:
         return tokens
     return MixedLinear(tokens, FloatLinear(writer, checkpoint, _FLOAT_TYPES["fp32"]), kept)

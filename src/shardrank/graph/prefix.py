@@ -6,6 +6,7 @@ import numpy as np
 
 from shardrank.engine.layouts import BATCHES_PAST, past_names, present_names
 from shardrank.graph.architecture import Architecture
+from shardrank.graph.layout import Operators
 from shardrank.graph.packed import PackedLayout
 from shardrank.graph.padded import BATCH_INPUTS
 from shardrank.graph.writer import GraphWriter, Tensor
@@ -28,22 +29,30 @@ class PrefixLayout:
     """
 
     num_axes = 1
+    metadata = BATCHES_PAST
+    past_rows = "batch"
     norms_heads = False
-    is_fused = False
+    operators: Operators = ""
 
     def __init__(self, writer: GraphWriter, architecture: Architecture) -> None:
         self._writer = writer
         self._architecture = architecture
-        self._packed = PackedLayout(writer, architecture, past=past_names(0)[0])
+        self._packed = self._pack(writer, architecture)
+
+    @staticmethod
+    def _pack(writer: GraphWriter, architecture: Architecture) -> PackedLayout:
+        return PackedLayout(writer, architecture, past=past_names(0)[0])
 
     def ids(self) -> str:
         """int64 [tokens]."""
         return self._packed.ids()
 
-    def attend(self, query: str, key: str, value: str, name: str, layer: int) -> str:
+    def attend(
+        self, query: str, key: str, value: str, name: str, layer: int, scales: str = ""
+    ) -> str:
         """One layer's attention, [tokens, heads x size]."""
         return self._packed.attend_after(
-            (query, key, value), past_names(layer), present_names(layer), name
+            (query, key, value), past_names(layer), present_names(layer), name, scales
         )
 
     def last(self, values: str) -> str:
@@ -63,10 +72,10 @@ class PrefixLayout:
         self._writer.save(
             [*BATCH_INPUTS, *pasts],
             [Tensor(logits, ("batch", 2), np.float32), *presents],
-            metadata=BATCHES_PAST,
+            metadata=self.metadata,
         )
 
     def _cache(self, name: str, length: str) -> Tensor:
         shape = self._architecture
-        axes = ("batch", shape.num_key_value_heads, length, shape.head_size)
+        axes = (self.past_rows, shape.num_key_value_heads, length, shape.head_size)
         return Tensor(name, axes, np.float32)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from shardrank.config import PromptStyle
+from shardrank.engine.layouts import LAYOUTS
 from shardrank.engine.model import (
     GRAPH_NAME,
     TOKENIZER_NAME,
@@ -83,11 +84,8 @@ def prepare(
     _refuse_unknown("precision", chosen, available)
     block_size = choose_block_size(chosen, block_size)
     tuning.require(chosen if export is None else AS_IS)
-    if export is None:
-        layout = choose_layout(layout, activation_type(chosen))
-    else:
-        layout = layout or "padded"
-        _refuse_unknown("layout", layout, EXPORT_LAYOUTS)
+    if layout is not None:
+        _refuse_unknown("layout", layout, LAYOUTS if export is None else EXPORT_LAYOUTS)
     _refuse_unknown("prompt style", prompt_style, get_args(PromptStyle))
     _refuse_used_folder(output)
     tell = progress or _silent
@@ -107,7 +105,7 @@ def prepare(
             )
         else:
             model = _prepare_export(
-                export, temporary, chosen, layout, prompt_style, max_tokens, tell
+                export, temporary, chosen, layout or "padded", prompt_style, max_tokens, tell
             )
         model.save(temporary)
         temporary.replace(output)
@@ -126,7 +124,7 @@ def _prepare_checkpoint(
     folder: Path,
     precision: str,
     block_size: int | None,
-    layout: str,
+    asked_layout: str | None,
     prompt_style: PromptStyle,
     max_tokens: int | None,
     tuning: TuningRequest,
@@ -135,6 +133,7 @@ def _prepare_checkpoint(
     tell("reading the checkpoint")
     checkpoint = Checkpoint(source)
     architecture = parse_architecture(checkpoint.config)
+    layout = choose_layout(asked_layout, precision, architecture)
     answers = find_answer_ids(source / TOKENIZER_NAME, architecture.vocabulary_size)
     limit = choose_max_tokens(max_tokens, architecture.max_positions)
     folder.mkdir(parents=True)
@@ -147,12 +146,20 @@ def _prepare_checkpoint(
     dtype = activation_type(precision)
     kept = tuned.kept | spared_products(product_groups(architecture))
     with GraphWriter(folder, external=external) as writer:
+        made = make_layout(layout, writer, architecture, dtype)
         Qwen3Graph(
             writer=writer,
             checkpoint=tuned.checkpoint,
             architecture=architecture,
-            layout=make_layout(layout, writer, architecture, dtype),
-            linear=make_linear(precision, block_size, writer, tuned.checkpoint, kept),
+            layout=made,
+            linear=make_linear(
+                precision,
+                block_size,
+                writer,
+                tuned.checkpoint,
+                kept,
+                is_fused=made.operators == "cpu",
+            ),
             dtype=dtype,
             yes_id=answers.yes,
             no_id=answers.no,
@@ -163,7 +170,7 @@ def _prepare_checkpoint(
     if precision == "w8a8":
         tell("comparing the logits of a sample with the checkpoint's")
         finder = OffsetFinder(checkpoint, architecture, answers, prompt_style, limit)
-        offset = finder.find(folder, TextSample.load(tuning.sample))
+        offset = finder.find(folder, layout, TextSample.load(tuning.sample))
     if offset is not None:
         add_offset(folder, offset)
     tell("hashing the files")

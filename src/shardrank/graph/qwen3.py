@@ -126,7 +126,7 @@ class Qwen3Graph:
     @property
     def _head_dtype(self) -> np.dtype[Any]:
         """Of rotary tables, and of the weights that norm heads within the attention."""
-        return np.dtype(np.float32) if self.layout.is_fused else self.dtype
+        return np.dtype(np.float32) if self.layout.operators else self.dtype
 
     def _attention(self, values: str, name: str, layer: int) -> str:
         shape = self.architecture
@@ -139,7 +139,8 @@ class Qwen3Graph:
         else:
             query = self._head_norm(query, f"{name}.q_norm", shape.num_heads)
             key = self._head_norm(key, f"{name}.k_norm", shape.num_key_value_heads)
-        return self.layout.attend(query, key, value, name, layer)
+        scales = self.linear.scales(value)
+        return self.layout.attend(query, key, value, name, layer, scales)
 
     def _mlp(self, values: str, name: str) -> str:
         gate, up = self.linear.apply(values, [f"{name}.gate_proj", f"{name}.up_proj"])
@@ -149,13 +150,21 @@ class Qwen3Graph:
 
     def _gate(self, gate: str, up: str, name: str) -> str:
         product = f"{name}.product"
-        if self.layout.is_fused:
-            return self.writer.node("SiluProduct", [gate, up], product, domain=OPERATOR_DOMAIN)
+        if self.layout.operators:
+            factors = self._given(self.linear.scales(gate))
+            return self.writer.node(
+                "SiluProduct", [gate, up, *factors], product, domain=OPERATOR_DOMAIN
+            )
         # With alpha 1 this is SiLU, in one pass.
         activated = self.writer.node(
             "QuickGelu", [gate], f"{name}.activated", domain=MICROSOFT, alpha=1.0
         )
         return self.writer.node("Mul", [activated, up], product)
+
+    @staticmethod
+    def _given(name: str) -> list[str]:
+        """A last input that may be left out."""
+        return [name] if name else []
 
     def _cast(self, values: str, dtype: np.dtype[Any], name: str) -> str:
         return self.writer.node("Cast", [values], name, to=helper.np_dtype_to_tensor_dtype(dtype))
@@ -187,6 +196,16 @@ class Qwen3Graph:
     def _add_norm(self, residual: str, values: str, name: str) -> tuple[str, str]:
         """The norm of the sum, and the sum."""
         total = f"{name}.sum"
+        if self.layout.operators == "cpu":
+            weight = self._norm_weight(name)
+            return self.writer.node(
+                "SumNorm",
+                [residual, values, weight, *self._given(self.linear.scales(values))],
+                name,
+                outputs=[name, total],
+                domain=OPERATOR_DOMAIN,
+                epsilon=self.architecture.norm_epsilon,
+            ), total
         if self.dtype == np.float32:
             # Twice as fast on CPUs as the two in one node.
             self.writer.node("Sum", [residual, values], total)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from shardrank.engine.layouts import OPERATOR_DOMAIN
 from shardrank.graph.quantize import LARGEST_INT8, SMALLEST_SCALE, quantize_rows
 from shardrank.graph.rotation import append_rotation, rotate_weights, rotation_size
 from shardrank.graph.weights import Checkpoint
@@ -25,10 +26,15 @@ class TokenLinear:
 
     QuantizeLinear takes a scale for each row of a matrix; MatMulIntegerToFloat does not, and gets
     a scale of 1. Where rotation.rotation_size says so, channels are rotated in blocks before.
+
+    is_fused: quantize in one operator of shardrank's own, and leave the tokens' scales to what
+        reads the products.
     """
 
     writer: GraphWriter
     checkpoint: Checkpoint
+    is_fused: bool = False
+    _scales: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Write what all products share."""
@@ -42,9 +48,29 @@ class TokenLinear:
     def apply(self, values: str, names: Sequence[str]) -> list[str]:
         """Quantize the values, float32 [tokens, inputs], once, and multiply them by each weight."""
         size = self._rotation_size(names[0])
+        if self.is_fused:
+            integers, scales = f"{values}.integers", f"{values}.scales"
+            self.writer.node(
+                "RowQuantize",
+                [values],
+                f"{values}.quantized",
+                outputs=[integers, scales],
+                domain=OPERATOR_DOMAIN,
+                rotation=size,
+            )
+            self._scales.update((name, scales) for name in names)
+            return [self._multiply(integers, name, name) for name in names]
         rotated = append_rotation(self.writer.node, self.writer.constant, values, size)
         integers, scales = self._quantize(rotated)
-        return [self._multiply(integers, scales, name) for name in names]
+        products = [self._multiply(integers, name, f"{name}.product") for name in names]
+        return [
+            self.writer.node("Mul", [product, scales], name)
+            for product, name in zip(products, names, strict=True)
+        ]
+
+    def scales(self, product: str) -> str:
+        """Those of the tokens, if the graph is fused."""
+        return self._scales.get(product, "")
 
     def _quantize(self, values: str) -> tuple[str, str]:
         """uint8 [tokens, inputs], and the tokens' scales as float32 [tokens, 1]."""
@@ -62,17 +88,16 @@ class TokenLinear:
     def _rotation_size(self, name: str) -> int:
         return rotation_size(name, self.checkpoint.shape(f"{name}.weight")[1])
 
-    def _multiply(self, integers: str, scales: str, name: str) -> str:
+    def _multiply(self, integers: str, name: str, product: str) -> str:
         outputs, inputs = self.checkpoint.shape(f"{name}.weight")
         rows, weight_scales = quantize_rows(
             rotate_weights(self.checkpoint.read(f"{name}.weight"), self._rotation_size(name))
         )
         weight = self.writer.weight(f"{name}.weight", (inputs, outputs), [rows.T], dtype=np.int8)
-        product = self.writer.node(
+        return self.writer.node(
             "MatMulIntegerToFloat",
             [integers, weight, "token.one",
              self.writer.constant(f"{name}.scales", weight_scales), "token.zero_point"],
-            f"{name}.product",
+            product,
             domain=MICROSOFT,
         )  # fmt: skip
-        return self.writer.node("Mul", [product, scales], name)

@@ -48,7 +48,7 @@ def actor_bytes(
     if device == "cuda":
         return _CUDA_BYTES + model_bytes + batch_tokens * (run + cached)
     wider = _FLOAT_BYTES // _HALF_BYTES
-    if layout == "prefix":
+    if layout in ("prefix", "fused-prefix"):
         # Each layer leaves keys and values, for the pieces of the prompt that follow.
         most = max(MAX_TOKENS_IN_HAND, threads * MAX_TOKENS_IN_HAND_PER_CALLER)
         in_hand = max(longest_tokens, min(most, threads * longest_tokens))

@@ -41,6 +41,11 @@ class MeteredSession:
         """Whether the other session does."""
         return self._session.batches_past
 
+    @property
+    def shares_past(self) -> bool:
+        """Whether the other session does."""
+        return self._session.shares_past
+
     def run(
         self, input_ids: Int64Array, attention_mask: Int64Array, past: Past | None = None
     ) -> Float32Array:
