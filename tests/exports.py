@@ -15,8 +15,9 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from graph_models import pad
+from shardrank.engine.cpu_session import CpuSession
 from shardrank.engine.model import PreparedModel
-from shardrank.engine.onnx_session import OnnxSession, open_session
+from shardrank.engine.onnx_session import open_session
 from shardrank.graph.prepare import prepare
 
 EXPORTS = Path(__file__).parent / "graph" / "exports"
@@ -79,7 +80,7 @@ class Adapted:
     name: str
     folder: Path
     model: PreparedModel
-    session: OnnxSession
+    session: CpuSession
     original: Original
 
     def batch(self, prompts: Sequence[np.ndarray], side: str = "left", extra: int = 0) -> Any:

@@ -10,8 +10,9 @@ import numpy as np
 
 from oracles.checkpoints import Shape, make_random_checkpoint
 from oracles.numpy_qwen3 import NumpyQwen3
+from shardrank.engine.cpu_session import CpuSession
 from shardrank.engine.model import PreparedModel
-from shardrank.engine.onnx_session import OnnxSession, open_session
+from shardrank.engine.onnx_session import open_session
 from shardrank.graph.prepare import prepare
 from shardrank.graph.tuning import NO_TUNING, TuningRequest
 
@@ -35,7 +36,7 @@ class Built:
     source: Path
     folder: Path
     model: PreparedModel
-    session: OnnxSession
+    session: CpuSession
 
     def logits(self, prompts: Sequence[np.ndarray], side: str = "left") -> np.ndarray:
         """float32 [num_prompts, 2], scored as one batch padded on this side."""

@@ -96,4 +96,7 @@ def test_a_compiler_that_fails_is_named(
 
 def test_the_sources_lie_in_the_package() -> None:
     names = {path.name for path in operators.SOURCES.iterdir()}
-    assert names == {"cpu_operators.c", "cuda_kernels.cu", "cuda_operators.c", "runtime.h"}
+    assert names == {
+        *("cpu_operators.c", "attention.h", "rows.h", "spare.h", "vectors.h"),
+        *("cuda_operators.c", "cuda_kernels.cu", "runtime.h"),
+    }

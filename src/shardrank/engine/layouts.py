@@ -8,6 +8,9 @@ for GPUs (engine.operators). prefix: as padded, plus past and present. fused-pre
 shardrank's own operators for CPUs. paged: prompts behind each other, without padding
 (graph.paged)."""
 
+OUTPUT_NAME = "logits"
+"""float32 [prompts, 2] of (yes, no), in every layout."""
+
 OPERATOR_DOMAIN = "shardrank"
 """Of the operators in engine/native."""
 

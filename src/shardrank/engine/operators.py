@@ -19,9 +19,7 @@ from shardrank.errors import ModelError
 
 SOURCES = Path(__file__).parent / "native"
 """Where the operators' source lies, in C and CUDA C++."""
-_KERNELS, _CUDA, _CPU, _RUNTIME = (
-    "cuda_kernels.cu", "cuda_operators.c", "cpu_operators.c", "runtime.h",
-)  # fmt: skip
+_KERNELS, _CUDA, _CPU = "cuda_kernels.cu", "cuda_operators.c", "cpu_operators.c"
 _COMPILERS = ("cc", "gcc", "clang")
 _NVRTC = ("libnvrtc.so.13", "libnvrtc.so.12")
 _OTHER_WAY = "or prepare the model with --layout padded, which needs none and is slower"
@@ -50,7 +48,7 @@ def build_library(compute_capability: tuple[int, int], cache: Path | None = None
         code.write_bytes(compile_kernels(architecture))
         compile_operators(code, target)
 
-    digest = _digest(_KERNELS, _CUDA, _RUNTIME)
+    digest = _digest()
     return _once(cache or _cache(), f"operators-{architecture}-{digest}.so", make)
 
 
@@ -62,7 +60,7 @@ def build_cpu_library(cache: Path | None = None, options: Sequence[str] | None =
     if options is None:
         options = ("-march=native",) if platform.machine() in ("x86_64", "AMD64") else ()
     # A folder may be shared by machines whose processors differ.
-    key = _digest(_CPU, _RUNTIME, more=" ".join([*options, read_processor()]))
+    key = _digest(" ".join([*options, read_processor()]))
 
     def make(target: Path) -> None:
         _compile(_CPU, target, [*_CPU_OPTIONS, *options], ["-lm", "-lpthread"], _OTHER_CPU_WAY)
@@ -89,10 +87,11 @@ def _once(folder: Path, name: str, make: Callable[[Path], None]) -> Path:
     return path
 
 
-def _digest(*names: str, more: str = "") -> str:
+def _digest(more: str = "") -> str:
+    """Of all sources, so that another version of them is another file; and of what else counts."""
     digest = hashlib.sha256(more.encode())
-    for name in names:
-        digest.update((SOURCES / name).read_bytes())
+    for path in sorted(SOURCES.iterdir()):
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 

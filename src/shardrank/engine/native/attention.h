@@ -1,0 +1,288 @@
+/* PackedAttention: scales, norms and positions of heads, and the attention of packed rows. */
+#include <math.h>
+#include <string.h>
+
+#include "rows.h"
+#include "spare.h"
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+/* A tile of queries, and keys or channels that are worked on at once. */
+enum { ROWS = 8, COLUMNS = 2 * LANES };
+
+#ifdef __AVX512BF16__
+typedef uint16_t Stored; /* bfloat16 */
+enum { TOGETHER = 2 };   /* factors that one instruction multiplies and adds to one sum */
+typedef uint16_t Halves __attribute__((vector_size(32), aligned(2)));
+static inline Vector multiply_add(const Stored* factors, const Stored* pair, Vector sum) {
+  int both;
+  memcpy(&both, pair, sizeof both);
+  return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_loadu_si512(factors),
+                                  (__m512bh)_mm512_set1_epi32(both));
+}
+static inline void shorten(Stored* to, Vector values) {
+  _mm256_storeu_si256((__m256i*)to, (__m256i)_mm512_cvtneps_pbh((__m512)values));
+}
+/* [2][16] to [16][2]. */
+static inline void interleave(const Stored* one, const Stored* other, Stored* to) {
+  Unsigned low = __builtin_convertvector(*(const Halves*)one, Unsigned);
+  Unsigned high = __builtin_convertvector(*(const Halves*)other, Unsigned);
+  low |= high << 16;
+  memcpy(to, &low, sizeof low);
+}
+#else
+typedef float Stored;
+enum { TOGETHER = 1 };
+static inline Vector multiply_add(const Stored* factors, const Stored* one, Vector sum) {
+  return sum + load(factors) * *one;
+}
+static inline void shorten(Stored* to, Vector values) { store(to, values); }
+static inline void interleave(const Stored* one, const Stored* other, Stored* to) {
+  (void)other;
+  store(to, load(one));
+}
+#endif
+
+typedef struct {
+  const float *query, *key, *value, *query_weight, *key_weight, *cosines, *sines;
+  const float *past_key, *past_value, *scales;
+  const int64_t* ends;
+  float *attended, *present_key, *present_value;
+  int64_t num_rows, num_past, past_rows, num_tokens, longest;
+  int heads, key_heads, size;
+  float epsilon;
+  int failed;
+  /* Heads of all tokens, turned: [key heads][tokens][query heads of it][size], and without that
+   * axis for keys and values. */
+  Stored *queries, *keys, *values;
+} Attention;
+
+static int64_t round_up(int64_t number, int64_t multiple) {
+  return (number + multiple - 1) / multiple * multiple;
+}
+
+/* Norm and rotary position of one head, whose values are yet to be multiplied by a scale; then
+ * times a factor. whole: in float32 too, or NULL. */
+static inline void turn(const float* from, const float* weight, const float* cosines,
+                        const float* sines, int size, float epsilon, float scale, float factor,
+                        Stored* to, float* whole) {
+  Vector squares = all(0.0f);
+  for (int i = 0; i < size; i += LANES) squares += load(from + i) * load(from + i);
+  const float inverse = factor * scale / sqrtf(scale * scale * sum_of(squares) / size + epsilon);
+  const int half = size / 2;
+  for (int i = 0; i < half; i += LANES) {
+    Vector left = load(from + i) * inverse * load(weight + i);
+    Vector right = load(from + half + i) * inverse * load(weight + half + i);
+    Vector cosine = load(cosines + i), sine = load(sines + i);
+    Vector one = left * cosine - right * sine, other = right * cosine + left * sine;
+    shorten(to + i, one);
+    shorten(to + half + i, other);
+    if (whole) {
+      store(whole + i, one);
+      store(whole + half + i, other);
+    }
+  }
+}
+
+/* Every head of some tokens, read as they lie. */
+static void turn_tokens(void* given, size_t index) {
+  Attention* own = given;
+  const int size = own->size, group = own->heads / own->key_heads;
+  const float factor = 1.0f / sqrtf((float)size);
+  const int64_t seen = own->num_past + own->longest;
+  int64_t row = 0, start = 0;
+  for (int64_t t = index * PIECE; t < own->num_tokens && t < (int64_t)(index + 1) * PIECE; t++) {
+    while (t >= own->ends[row]) start = own->ends[row++];
+    const int64_t position = own->num_past + t - start;
+    const float scale = own->scales ? own->scales[t] : 1.0f;
+    const float *cosines = own->cosines + position * size / 2;
+    const float *sines = own->sines + position * size / 2;
+    for (int h = 0; h < own->heads; h++) {
+      const int64_t to = ((h / group * own->num_tokens + t) * group + h % group) * size;
+      turn(own->query + (t * own->heads + h) * size, own->query_weight, cosines, sines, size,
+           own->epsilon, scale, factor, own->queries + to, NULL);
+    }
+    for (int h = 0; h < own->key_heads; h++) {
+      const int64_t at = (t * own->key_heads + h) * size, to = (h * own->num_tokens + t) * size;
+      const int64_t present = (h * seen + position) * size;
+      const int is_alone = own->num_rows == 1;
+      turn(own->key + at, own->key_weight, cosines, sines, size, own->epsilon, scale,
+           1.0f, own->keys + to, is_alone ? own->present_key + present : NULL);
+      for (int i = 0; i < size; i += LANES) {
+        Vector value = load(own->value + at + i) * scale;
+        shorten(own->values + to + i, value);
+        if (is_alone) store(own->present_value + present + i, value);
+      }
+    }
+  }
+}
+
+/* Keys of a head as [blocks of 16 keys][channels / TOGETHER][16 keys][TOGETHER]. */
+static void pack_key(const Stored* key, int64_t position, int size, Stored* packed) {
+  Stored* to = packed + position / LANES * LANES * size + position % LANES * TOGETHER;
+  for (int i = 0; i < size; i += TOGETHER, to += LANES * TOGETHER)
+    memcpy(to, key + i, TOGETHER * sizeof *to);
+}
+
+/* Values of a head as [blocks of 32 channels][keys / TOGETHER][32 channels][TOGETHER]. */
+static void pack_values(const Stored* one, const Stored* other, int64_t position, int size,
+                        int64_t capacity, Stored* packed) {
+  for (int i = 0; i < size; i += LANES)
+    interleave(one + i, other + i,
+               packed + i / COLUMNS * COLUMNS * capacity + position * COLUMNS + i % COLUMNS * TOGETHER);
+}
+
+/* scores[r][k] = queries[r] . keys[k] for 8 rows and 32 keys from `from`. */
+static void score_block(const Stored* queries, const Stored* keys, int size, int64_t from,
+                        int64_t stride, float* scores) {
+  Vector sums[ROWS][2];
+  for (int r = 0; r < ROWS; r++) sums[r][0] = sums[r][1] = all(0.0f);
+  const Stored* one = keys + from * size;
+  const Stored* other = one + LANES * size;
+  for (int i = 0; i < size; i += TOGETHER) {
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++) {
+      sums[r][0] = multiply_add(one + i * LANES, queries + r * size + i, sums[r][0]);
+      sums[r][1] = multiply_add(other + i * LANES, queries + r * size + i, sums[r][1]);
+    }
+  }
+  for (int r = 0; r < ROWS; r++) {
+    store(scores + r * stride + from, sums[r][0]);
+    store(scores + r * stride + from + LANES, sums[r][1]);
+  }
+}
+
+/* sums[r] = shares[r] . values over the first num_keys keys, for 8 rows and 32 channels. */
+static void mix_block(const Stored* shares, const Stored* values, int64_t num_keys, int64_t stride,
+                      Vector sums[ROWS][2]) {
+  for (int r = 0; r < ROWS; r++) sums[r][0] = sums[r][1] = all(0.0f);
+  for (int64_t k = 0; k < num_keys; k += TOGETHER) {
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++) {
+      const Stored* share = shares + r * stride + k;
+      sums[r][0] = multiply_add(values + k * COLUMNS, share, sums[r][0]);
+      sums[r][1] = multiply_add(values + k * COLUMNS + LANES * TOGETHER, share, sums[r][1]);
+    }
+  }
+}
+
+/* Scores to shares that sum to 1 times the returned value; those from `seen` on become 0. */
+static float soften(float* scores, int64_t seen, int64_t num_keys, Stored* shares) {
+  for (int64_t k = seen; k < num_keys; k++) scores[k] = -INFINITY;
+  Vector most = all(-INFINITY);
+  for (int64_t k = 0; k < num_keys; k += LANES) most = larger(most, load(scores + k));
+  const float largest = largest_of(most);
+  Vector total = all(0.0f);
+  for (int64_t k = 0; k < num_keys; k += LANES) {
+    Vector share = exponential(load(scores + k) - largest);
+    total += share;
+    shorten(shares + k, share);
+  }
+  return sum_of(total);
+}
+
+typedef struct {
+  Stored *keys, *values, *shares, *queries, *pair;
+  float* scores;
+  int64_t capacity;
+} Room;
+
+/* Leaves the last value of an odd past in `pair`. */
+static void pack_past(const Attention* own, int head, int64_t row, const Room* room) {
+  const int size = own->size;
+  const int64_t from = (row * own->key_heads + head) * own->num_past * size;
+  for (int64_t p = 0; p < own->num_past; p++) {
+    Stored* place = room->pair + p % 2 * size;
+    for (int i = 0; i < size; i += LANES) shorten(place + i, load(own->past_key + from + p * size + i));
+    pack_key(place, p, size, room->keys);
+  }
+  for (int64_t p = 0; p < own->num_past; p += TOGETHER) {
+    for (int64_t k = p; k < p + TOGETHER; k++)
+      for (int i = 0; i < size; i += LANES)
+        shorten(room->pair + (k - p) * size + i,
+                k < own->num_past ? load(own->past_value + from + k * size + i) : all(0.0f));
+    pack_values(room->pair, room->pair + size, p, size, room->capacity, room->values);
+  }
+}
+
+/* The new keys and values of a row behind its past, and zeros up to a whole number of columns:
+ * those are multiplied by shares of zero, so they must be numbers. */
+static void pack_new(const Attention* own, int head, int64_t start, int64_t num_new,
+                     const Room* room) {
+  const int size = own->size;
+  const Stored* keys = own->keys + (head * own->num_tokens + start) * size;
+  const Stored* values = own->values + (head * own->num_tokens + start) * size;
+  for (int64_t t = 0; t < num_new; t++) pack_key(keys + t * size, own->num_past + t, size, room->keys);
+  const int64_t last = round_up(own->num_past + num_new, COLUMNS);
+  Stored* zeros = room->pair + size;
+  memset(zeros, 0, size * sizeof *zeros);
+  for (int64_t position = own->num_past / TOGETHER * TOGETHER; position < last;
+       position += TOGETHER) {
+    /* Where the past is odd, its last value shares a pair with the first new one. */
+    const Stored* side[2] = {position < own->num_past ? room->pair : zeros, zeros};
+    for (int k = 0; k < TOGETHER; k++) {
+      const int64_t t = position + k - own->num_past;
+      if (t >= 0 && t < num_new) side[k] = values + t * size;
+    }
+    pack_values(side[0], side[1], position, size, room->capacity, room->values);
+  }
+}
+
+/* One key head and the query heads that share it, for every row of the run. */
+static void attend_head(void* given, size_t index) {
+  Attention* own = given;
+  const int size = own->size, group = own->heads / own->key_heads, head = (int)index;
+  Room room = {.capacity = round_up(own->num_past + own->longest, COLUMNS)};
+  const size_t cached = room.capacity * size * sizeof(Stored);
+  const size_t scored = ROWS * room.capacity * sizeof(float);
+  const size_t held = ROWS * size * sizeof(Stored);
+  Spare spare = take(2 * cached + 2 * scored + 2 * held);
+  if (!spare.memory) {
+    own->failed = 1;
+    return;
+  }
+  char* place = spare.memory;
+  room.keys = (Stored*)place, place += cached;
+  room.values = (Stored*)place, place += cached;
+  room.scores = (float*)place, place += scored;
+  room.shares = (Stored*)place, place += scored;
+  room.queries = (Stored*)place, place += held;
+  room.pair = (Stored*)place;
+  for (int64_t row = 0, start = 0; row < own->num_rows; start = own->ends[row++]) {
+    const int64_t num_queries = (own->ends[row] - start) * group;
+    if (own->num_past && (row == 0 || own->past_rows > 1)) pack_past(own, head, row, &room);
+    pack_new(own, head, start, own->ends[row] - start, &room);
+    const int64_t row_queries = (head * own->num_tokens + start) * group;
+    for (int64_t first = 0; first < num_queries; first += ROWS) {
+      const int64_t last = first + ROWS < num_queries ? first + ROWS : num_queries;
+      const Stored* queries = own->queries + (row_queries + first) * size;
+      if (last - first < ROWS) {
+        memset(room.queries, 0, held);
+        memcpy(room.queries, queries, (last - first) * size * sizeof *queries);
+        queries = room.queries;
+      }
+      const int64_t num_shown = own->num_past + (last - 1) / group + 1;
+      const int64_t num_keys = round_up(num_shown, COLUMNS);
+      for (int64_t k = 0; k < num_keys; k += COLUMNS)
+        score_block(queries, room.keys, size, k, room.capacity, room.scores);
+      float totals[ROWS];
+      for (int r = 0; r < ROWS; r++) {
+        const int64_t query = first + r < last ? first + r : last - 1;
+        totals[r] = soften(room.scores + r * room.capacity, own->num_past + query / group + 1,
+                           num_keys, room.shares + r * room.capacity);
+      }
+      for (int block = 0; block < size; block += COLUMNS) {
+        Vector sums[ROWS][2];
+        mix_block(room.shares, room.values + block * room.capacity, num_shown, room.capacity, sums);
+        for (int64_t q = first; q < last; q++) {
+          const int64_t head_place = (start + q / group) * own->heads + head * group + q % group;
+          float* to = own->attended + head_place * size + block;
+          store(to, sums[q - first][0] / totals[q - first]);
+          store(to + LANES, sums[q - first][1] / totals[q - first]);
+        }
+      }
+    }
+  }
+  give(spare);
+}
