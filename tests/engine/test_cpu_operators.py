@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnxruntime
 import pytest
@@ -17,6 +18,7 @@ from onnx import TensorProto, helper
 
 from shardrank.engine.machine import read_processor
 from shardrank.engine.operators import build_cpu_library
+from shardrank.graph.half_linear import pack_halves
 from shardrank.graph.rotation import rotate_values
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
@@ -28,7 +30,7 @@ if IS_X86:
     if "avx2" in read_processor():
         BUILDS["avx2"] = ("-march=x86-64-v3",)
 EPSILON = 1e-6
-OUTPUTS = {"RowQuantize": 2, "SumNorm": 2, "SiluProduct": 1, "PackedAttention": 3}
+OUTPUTS = {"RowQuantize": 2, "SumNorm": 2, "SiluProduct": 1, "HalfProduct": 1, "PackedAttention": 3}
 
 
 class Library:
@@ -41,6 +43,13 @@ class Library:
 
     def run(self, operator: str, arrays: Mapping[str, np.ndarray], **attributes: Any) -> list[Any]:
         kinds = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
+        # Sessions take no bfloat16 of numpy's: such an array is a constant.
+        given = {name: array for name, array in arrays.items() if str(array.dtype) in kinds}
+        constants = [
+            helper.make_tensor(name, TensorProto.BFLOAT16, array.shape, array.tobytes(), raw=True)
+            for name, array in arrays.items()
+            if name not in given
+        ]
         outputs = [f"output.{n}" for n in range(OUTPUTS[operator])]
         node = helper.make_node(operator, list(arrays), outputs, domain="shardrank", **attributes)
         types = [TensorProto.FLOAT] * len(outputs)
@@ -50,12 +59,13 @@ class Library:
             "one",
             [
                 helper.make_tensor_value_info(name, kinds[str(array.dtype)], [None] * array.ndim)
-                for name, array in arrays.items()
+                for name, array in given.items()
             ],
             [
                 helper.make_tensor_value_info(*each, None)
                 for each in zip(outputs, types, strict=True)
             ],
+            initializer=constants,
         )
         opsets = [helper.make_opsetid("", 21), helper.make_opsetid("shardrank", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
@@ -63,7 +73,7 @@ class Library:
         options.register_custom_ops_library(str(self.path))
         options.intra_op_num_threads = 2
         session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-        return list(session.run(outputs, dict(arrays)))
+        return list(session.run(outputs, given))
 
 
 @pytest.fixture(scope="module", params=BUILDS)
@@ -132,6 +142,26 @@ def test_gates_open_as_they_should(library: Library, is_scaled: bool) -> None:
     with np.errstate(over="ignore"):
         opened = gate * factor / (1 + np.exp(-gate * factor))
     np.testing.assert_allclose(found, opened * up * factor, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 32), (8, 64, 96), (37, 1024, 64), (9, 96, 3072)])
+def test_products_with_weights_in_bfloat16(library: Library, shape: tuple[int, int, int]) -> None:
+    num_tokens, num_inputs, num_outputs = shape
+    values, weight = normal(num_tokens, num_inputs), normal(num_outputs, num_inputs, seed=1)
+    weight = weight.astype(ml_dtypes.bfloat16).astype(np.float32)
+    arrays = {"values": values, "weight": pack_halves(weight)}
+    (found,) = library.run("HalfProduct", arrays)
+    expected = values.astype(np.float64) @ weight.T.astype(np.float64)
+    assert np.abs(found - expected).max() < 3 * library.tolerance * np.sqrt(num_inputs)
+    for rows in (slice(0, 1), slice(num_tokens // 2, num_tokens)):
+        some = {"values": values[rows], "weight": arrays["weight"]}
+        np.testing.assert_array_equal(library.run("HalfProduct", some)[0], found[rows])
+
+
+def test_a_weight_of_another_shape_is_an_error(library: Library) -> None:
+    weight = pack_halves(normal(32, 32))
+    with pytest.raises(Exception, match=r"a weight is \[n / 32, inputs / 2, 32, 2\]"):
+        library.run("HalfProduct", {"values": normal(3, 64), "weight": weight})
 
 
 class Attention:

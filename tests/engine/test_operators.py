@@ -97,6 +97,14 @@ def test_a_compiler_that_fails_is_named(
 def test_the_sources_lie_in_the_package() -> None:
     names = {path.name for path in operators.SOURCES.iterdir()}
     assert names == {
-        *("cpu_operators.c", "attention.h", "rows.h", "spare.h", "vectors.h"),
+        *(
+            "cpu_operators.c",
+            "attention.h",
+            "product.h",
+            "rows.h",
+            "spare.h",
+            "tile.h",
+            "vectors.h",
+        ),
         *("cuda_operators.c", "cuda_kernels.cu", "runtime.h"),
     }

@@ -36,7 +36,7 @@ def test_it_is_a_small_part_of_the_work_of_a_real_model(num_layers: int) -> None
 
 def test_spared_weights_are_in_the_graph_as_they_came(tmp_path: Path) -> None:
     source = make_random_checkpoint(tmp_path / "source", Shape(num_layers=5, dtype="bfloat16"))
-    prepare(source, tmp_path / "model", precision="w8a8")
+    prepare(source, tmp_path / "model", precision="w8a8", layout="prefix")
     graph = onnx.load(tmp_path / "model" / "model.onnx").graph
     kinds = {
         tensor.name.removesuffix(".weight"): onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)

@@ -44,8 +44,8 @@ class FusedPrefixLayout(PrefixLayout):
     that a prompt's logits are the same bits alone, together, whole and in pieces of any size.
     present is empty for a run of several prompts, whose keys and values nobody asks for.
 
-    Needs engine.operators, heads of a multiple of 32 values, and widths of a multiple of 16
-    (graph.layouts refuses others).
+    Needs engine.operators, and heads and widths of a multiple of 32 values (graph.layouts refuses
+    others).
     """
 
     metadata = SHARES_PAST

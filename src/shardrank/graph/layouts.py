@@ -26,7 +26,7 @@ _MIN_ONNXRUNTIME = {"prefix": "1.32", "fused-prefix": "1.32", "fused": "1.31"}
 # What engine/native/cuda_kernels.cu reads at once, and keeps of a head.
 _VECTOR, _MAX_HEAD_SIZE = 8, 256
 # The same of engine/native/cpu_operators.c.
-_CPU_VECTOR, _CPU_HEAD = 16, 32
+_CPU_WIDTH = 32
 
 
 def choose_layout(asked: str | None, precision: str, architecture: Architecture) -> str:
@@ -97,16 +97,16 @@ def _refuse_uneven_on_cpus(architecture: Architecture) -> None:
     """Raises ModelError where the operators of the layout fused-prefix have no kernel."""
     if not _is_even_on_cpus(architecture):
         raise ModelError(
-            f"the layout 'fused-prefix' takes heads of a multiple of {_CPU_HEAD} values and widths "
-            f"of a multiple of {_CPU_VECTOR}, and the checkpoint has head_dim = "
-            f"{architecture.head_size}, hidden_size = {architecture.hidden_size} and "
-            f"intermediate_size = {architecture.intermediate_size}; choose the layout prefix."
+            f"the layout 'fused-prefix' takes heads and widths of a multiple of {_CPU_WIDTH} "
+            f"values, and the checkpoint has head_dim = {architecture.head_size}, hidden_size = "
+            f"{architecture.hidden_size} and intermediate_size = "
+            f"{architecture.intermediate_size}; choose the layout prefix."
         )
 
 
 def _is_even_on_cpus(architecture: Architecture) -> bool:
-    widths = architecture.hidden_size, architecture.intermediate_size
-    return architecture.head_size % _CPU_HEAD == 0 and not any(w % _CPU_VECTOR for w in widths)
+    widths = architecture.head_size, architecture.hidden_size, architecture.intermediate_size
+    return not any(width % _CPU_WIDTH for width in widths)
 
 
 def min_onnxruntime(layout: str) -> str:

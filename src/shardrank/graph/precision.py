@@ -10,6 +10,7 @@ import numpy as np
 from shardrank.errors import ModelError
 from shardrank.graph.block_linear import BlockLinear
 from shardrank.graph.float_linear import FloatLinear
+from shardrank.graph.half_linear import HalfLinear
 from shardrank.graph.linear import Linear
 from shardrank.graph.mixed_linear import MixedLinear
 from shardrank.graph.token_linear import TokenLinear
@@ -74,8 +75,9 @@ def make_linear(
 ) -> Linear:
     """The matrix products of a precision; block_size as `choose_block_size` gives it.
 
-    kept: products of w8a8 that stay in fp32, by name without ".weight". int8 in blocks of 32 would
-        cost two thirds of fp32's time and mend little (docs/decisions/009-smoothing.md).
+    kept: products of w8a8 that stay in fp32 (bfloat16 if fused), by name without ".weight". int8
+        in blocks of 32 would cost two thirds of fp32's time and mend little
+        (docs/decisions/009-smoothing.md).
     is_fused: whether the layout has the operators of CPUs (graph.layout.Layout).
     """
     if precision in _FLOAT_TYPES:
@@ -85,4 +87,6 @@ def make_linear(
     tokens = TokenLinear(writer, checkpoint, is_fused)
     if not kept:
         return tokens
+    if is_fused:
+        return MixedLinear(tokens, HalfLinear(writer, checkpoint), kept)
     return MixedLinear(tokens, FloatLinear(writer, checkpoint, _FLOAT_TYPES["fp32"]), kept)

@@ -1,8 +1,9 @@
-/* Four operators of the domain "shardrank" for ONNX Runtime's CPU provider, in float32.
+/* Five operators of the domain "shardrank" for ONNX Runtime's CPU provider, in float32.
  *
  *   RowQuantize(values; rotation) -> integers, scales
  *   SumNorm(residual, values, weight, scales?; epsilon) -> normed, sum
  *   SiluProduct(gate, up, scales?) -> product
+ *   HalfProduct(values, weight in bfloat16 [n / 32, inputs / 2, 32, 2]) -> product
  *   PackedAttention(query, key, value, query_weight, key_weight, cosines, sines, ends,
  *                   past_key, past_value, scales?; epsilon) -> attended, present_key, present_value
  *
@@ -16,9 +17,10 @@
  * the model was trained; else in float32.
  */
 #include "attention.h"
+#include "product.h"
 #include "runtime.h"
 
-enum { ROW_QUANTIZE, SUM_NORM, SILU_PRODUCT, PACKED_ATTENTION };
+enum { ROW_QUANTIZE, SUM_NORM, SILU_PRODUCT, HALF_PRODUCT, PACKED_ATTENTION };
 typedef struct {
   Api api;
   int kernel;
@@ -67,6 +69,31 @@ static Status compute_rows(Kernel* kernel, void* context) {
   if (!status && rows.num_tokens)
     status = parallel_for(api, context, work, (rows.num_tokens + PIECE - 1) / PIECE, &rows);
   return !status && rows.failed ? fail(api, "no memory", number) : status;
+}
+
+static Status compute_product(Kernel* kernel, void* context) {
+  Api api = kernel->api;
+  Tensor values, weight;
+  Status status = read_input(api, context, 0, &values);
+  if (!status) status = read_input(api, context, 1, &weight);
+  if (status) return status;
+  const int64_t* axes = weight.axes;
+  if (values.num_axes != 2 || weight.num_axes != 4 || axes[2] != COLUMNS || axes[3] != 2 ||
+      2 * axes[1] != values.axes[1] || values.axes[1] % LANES)
+    return fail(api, "a weight is [n / 32, inputs / 2, 32, 2]", values.num_axes);
+  Product own = {.values = values.data, .weight = weight.data, .num_tokens = values.axes[0],
+                 .num_inputs = values.axes[1], .num_outputs = axes[0] * COLUMNS};
+  const int64_t made[2] = {own.num_tokens, own.num_outputs};
+  status = make_output(api, context, 0, made, 2, &own.made);
+  if (status || !own.num_tokens) return status;
+  const int64_t num_tiles = (own.num_tokens + ROWS - 1) / ROWS;
+  Spare spare = take(num_tiles * ROWS * own.num_inputs * sizeof *own.rows);
+  if (!spare.memory) return fail(api, "no memory for so many tokens", own.num_tokens);
+  own.rows = spare.memory;
+  status = parallel_for(api, context, round_rows, num_tiles, &own);
+  if (!status) status = parallel_for(api, context, multiply_columns, axes[0], &own);
+  give(spare);
+  return !status && own.failed ? fail(api, "no memory for a weight", own.num_inputs) : status;
 }
 
 static Status compute_attention(Kernel* kernel, void* context) {
@@ -142,8 +169,8 @@ static Status compute_attention(Kernel* kernel, void* context) {
 
 static Status compute(void* kernel, void* context) {
   Kernel* own = kernel;
-  return own->kernel == PACKED_ATTENTION ? compute_attention(own, context)
-                                         : compute_rows(own, context);
+  if (own->kernel == PACKED_ATTENTION) return compute_attention(own, context);
+  return own->kernel == HALF_PRODUCT ? compute_product(own, context) : compute_rows(own, context);
 }
 
 static Status create(const Operator* own, Api api, const void* info, void** made) {
@@ -161,7 +188,8 @@ static Status create(const Operator* own, Api api, const void* info, void** made
 }
 
 static const char* name_of(const Operator* own) {
-  static const char* const names[] = {"RowQuantize", "SumNorm", "SiluProduct", "PackedAttention"};
+  static const char* const names[] = {"RowQuantize", "SumNorm", "SiluProduct", "HalfProduct",
+                                      "PackedAttention"};
   return names[own->kernel];
 }
 static const char* provider_of(const Operator* own) {
@@ -169,21 +197,23 @@ static const char* provider_of(const Operator* own) {
   return "CPUExecutionProvider";
 }
 static int type_of_input(const Operator* own, size_t index) {
+  if (own->kernel == HALF_PRODUCT && index == 1) return BFLOAT16;
   return own->kernel == PACKED_ATTENTION && index == 7 ? INT64 : FLOAT;
 }
 static int type_of_output(const Operator* own, size_t index) {
   return own->kernel == ROW_QUANTIZE && index == 0 ? UINT8 : FLOAT;
 }
 static size_t inputs_of(const Operator* own) {
-  static const size_t numbers[] = {1, 4, 3, 11};
+  static const size_t numbers[] = {1, 4, 3, 2, 11};
   return numbers[own->kernel];
 }
 static size_t outputs_of(const Operator* own) {
-  static const size_t numbers[] = {2, 2, 1, 3};
+  static const size_t numbers[] = {2, 2, 1, 1, 3};
   return numbers[own->kernel];
 }
 static int kind_of_input(const Operator* own, size_t index) {
-  return own->kernel != ROW_QUANTIZE && index + 1 == inputs_of(own) ? OPTIONAL : REQUIRED;
+  const int has_scales = own->kernel != ROW_QUANTIZE && own->kernel != HALF_PRODUCT;
+  return has_scales && index + 1 == inputs_of(own) ? OPTIONAL : REQUIRED;
 }
 static int kind_of_output(const Operator* own, size_t index) {
   (void)own, (void)index;
@@ -195,7 +225,8 @@ static int kind_of_output(const Operator* own, size_t index) {
    outputs_of, NULL, free, kind_of_input, kind_of_output, on_device, one, one, one, one,       \
    create, compute, NULL, one, last_version, {0}, KERNEL, 0}
 static const Operator operators[] = {OPERATOR(ROW_QUANTIZE), OPERATOR(SUM_NORM),
-                                     OPERATOR(SILU_PRODUCT), OPERATOR(PACKED_ATTENTION)};
+                                     OPERATOR(SILU_PRODUCT), OPERATOR(HALF_PRODUCT),
+                                     OPERATOR(PACKED_ATTENTION)};
 
 __attribute__((visibility("default"))) Status RegisterCustomOps(void* options, const ApiBase* base) {
   return register_operators(options, base, operators, sizeof operators / sizeof *operators);

@@ -1,4 +1,5 @@
 /* Memory that calls leave to each other: fresh pages cost more than a layer's packing. */
+#pragma once
 #include <pthread.h>
 #include <stdlib.h>
 

@@ -1,4 +1,5 @@
 /* Vectors of 16 float32 values, whatever registers the processor has (GCC and clang). */
+#pragma once
 #include <stdint.h>
 
 enum { LANES = 16 };
