@@ -90,13 +90,24 @@ def test_continuations_share_a_run_as_far_as_that_gains_anything(
         assert len(batch) == 1 or lengths.sum() <= 256
 
 
-@given(new_tokens, st.integers(1, 600))
-def test_continuations_of_one_past_share_longer_runs(num_new: np.ndarray, num_past: int) -> None:
-    batches = plan_continuations(num_new, num_past, shares_past=True)
+@given(new_tokens, st.integers(1, 600), st.integers(0, 10_000))
+def test_continuations_of_one_past_share_longer_runs_where_there_is_enough_to_do(
+    num_new: np.ndarray, num_past: int, num_more: int
+) -> None:
+    num_all = int(num_new.sum()) + num_more
+    batches = plan_continuations(num_new, num_past, shares_past=True, num_all=num_all)
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(num_new)))
-    assert all(len(batch) == 1 or num_new[batch].sum() <= 768 for batch in batches)
+    most = min(768, max(256, num_all // 8))
+    assert all(len(batch) == 1 or num_new[batch].sum() <= most for batch in batches)
     for one, following in pairwise(batches):
-        assert num_new[one].sum() + num_new[following[0]] > 768
+        assert num_new[one].sum() + num_new[following[0]] > most
+
+
+def test_the_documents_of_one_query_are_cut_for_several_callers() -> None:
+    runs = plan_continuations(np.full(20, 44), num_past=72, shares_past=True)
+    assert [len(batch) for batch in runs] == [5, 5, 5, 5]
+    runs = plan_continuations(np.full(20, 44), num_past=72, shares_past=True, num_all=10**5)
+    assert [len(batch) for batch in runs] == [17, 3]
 
 
 def test_sentences_share_runs_and_passages_do_not() -> None:

@@ -15,6 +15,9 @@ _MAX_PAST_TOKENS = 512
 _MAX_NEW_TOKENS_SHARED = 768
 """Of a run whose rows share one past (docs/decisions/022-fused-on-cpus.md)."""
 
+_FEWEST_RUNS = 8
+"""Of all prompts together: callers would wait for the last of fewer."""
+
 
 def plan_batches(lengths: Int64Array, max_batch_tokens: int) -> list[Int64Array]:
     """Cut prompts into batches of at most max_batch_tokens tokens, padding included.
@@ -56,18 +59,22 @@ def left_pad(
 
 
 def plan_continuations(
-    num_new: Int64Array, num_past: int, *, shares_past: bool = False
+    num_new: Int64Array, num_past: int, *, shares_past: bool = False, num_all: int | None = None
 ) -> list[Int64Array]:
     """Which prompts go together after a past of num_past tokens.
 
     num_new: int64 [num_prompts], tokens of each after the past. shares_past: whether the session
-        reads one past for all of them. Every prompt is in exactly one
+        reads one past for all of them; its runs are long where there is enough to do for several
+        callers. num_all: new tokens of this and all other pasts; None for these alone. Every prompt is in exactly one
     batch; each batch is an array of indices into num_new, the longest first.
 
     A run reads all weights of the model once, which costs as much as some 20 tokens, so prompts
     that are short share a run. None is computed for padding (graph.packed_rows).
     """
-    most = _MAX_NEW_TOKENS_SHARED if shares_past else _MAX_NEW_TOKENS
+    most = _MAX_NEW_TOKENS
+    if shares_past:
+        share = (int(num_new.sum()) if num_all is None else num_all) // _FEWEST_RUNS
+        most = min(max(most, share), _MAX_NEW_TOKENS_SHARED)
     order = np.argsort(-num_new, kind="stable")
     batches: list[list[int]] = []
     num_tokens = 0

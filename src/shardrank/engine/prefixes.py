@@ -71,6 +71,9 @@ def plan_prefixes(
     if (len(families) - 1) * trunk < _MIN_SAVED_TOKENS:
         trunk = 0
     lengths = prompts.lengths
+    num_all = int(lengths[indices].sum()) - sum(
+        len(front) // num_bytes * len(members) for front, members in families.items()
+    )
     groups = []
     for front, members in families.items():
         own = _even(len(front) // num_bytes)
@@ -79,7 +82,9 @@ def plan_prefixes(
         found = np.array(members, np.int64)
         if num_shared and batches_past:
             num_new = lengths[found] - num_shared
-            batches = plan_continuations(num_new, num_shared, shares_past=shares_past)
+            batches = plan_continuations(
+                num_new, num_shared, shares_past=shares_past, num_all=num_all
+            )
         else:
             # A budget of 1 makes a batch of each prompt.
             batches = plan_batches(lengths[found], 1 if num_shared else max_batch_tokens)
