@@ -65,8 +65,10 @@ def plan_continuations(
 
     num_new: int64 [num_prompts], tokens of each after the past. shares_past: whether the session
         reads one past for all of them; its runs are long where there is enough to do for several
-        callers. num_all: new tokens of this and all other pasts; None for these alone. Every prompt is in exactly one
-    batch; each batch is an array of indices into num_new, the longest first.
+        callers. num_all: new tokens of this and all other pasts; None for these alone.
+
+    Every prompt is in exactly one batch; each batch is an array of indices into num_new, the
+    longest first.
 
     A run reads all weights of the model once, which costs as much as some 20 tokens, so prompts
     that are short share a run. None is computed for padding (graph.packed_rows).
