@@ -23,7 +23,7 @@ from shardrank.engine.layouts import (
 from shardrank.engine.machine import num_cores, read_instruction_set
 from shardrank.engine.memory_plan import NUM_CUDA_CALLERS, plan_batch_tokens, plan_limits
 from shardrank.engine.model import GRAPH_NAME, PreparedModel
-from shardrank.engine.operators import build_cpu_library, build_library
+from shardrank.engine.operators import find_library
 from shardrank.engine.paged_session import PagedSession
 from shardrank.engine.session import Device, Session, SessionDescription
 from shardrank.errors import ModelError
@@ -42,6 +42,7 @@ _WITH_PAST = ("prefix", "fused-prefix")
 # Precisions that a device has no kernels for. On CUDA, GroupQueryAttention takes fp16 and bf16,
 # and integer products with scales found at run time stay on the CPU, with copies both ways.
 _WITHOUT_KERNELS = {"cpu": ("bf16",), "cuda": ("fp32", "w8a8", "int8", "int4", "dynamic-int8")}
+_ONLY_ON: dict[str, Device] = {"fused-prefix": "cpu", "fused": "cuda", "paged": "cuda"}
 _BEST_PRECISION = {"cpu": "w8a8", "cuda": "bf16"}
 
 CUDA_OPTIONS = {
@@ -89,12 +90,9 @@ def open_session(
     _refuse_precision(folder, model.precision, device)
     _refuse_layout(folder, model.layout, device)
     options = _options(threads or num_cores(), allow_spinning)
-    if model.layout == "fused-prefix":
-        options.register_custom_ops_library(str(build_cpu_library()))
-    if model.layout == "fused":
-        options.register_custom_ops_library(
-            str(build_library(read_cuda_device().compute_capability))
-        )
+    library = find_library(model.layout)
+    if library is not None:
+        options.register_custom_ops_library(str(library))
     if model.layout == "paged":
         # Each of its nodes has a kernel on CUDA; one that had none would be slow without a word.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -163,15 +161,11 @@ def _refuse_precision(folder: Path, precision: str, device: Device) -> None:
 
 
 def _refuse_layout(folder: Path, layout: str, device: Device) -> None:
-    if layout == "fused-prefix" and device != "cpu":
+    only = _ONLY_ON.get(layout, device)
+    if only != device:
         raise ModelError(
-            f"{folder} has the layout {layout!r}, which runs on the device cpu only; prepare the "
-            f"model with --precision {_BEST_PRECISION[device]}, or give --device cpu."
-        )
-    if layout in ("paged", "fused") and device != "cuda":
-        raise ModelError(
-            f"{folder} has the layout {layout!r}, which runs on the device cuda only; prepare the "
-            f"model with --precision {_BEST_PRECISION[device]}, or give --device cuda."
+            f"{folder} has the layout {layout!r}, which runs on the device {only} only; prepare "
+            f"the model with --precision {_BEST_PRECISION[device]}, or give --device {only}."
         )
 
 

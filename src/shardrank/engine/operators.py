@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from shardrank.engine.cuda_device import read_cuda_device
 from shardrank.engine.machine import read_processor
 from shardrank.errors import ModelError
 
@@ -26,6 +27,18 @@ _OTHER_WAY = "or prepare the model with --layout padded, which needs none and is
 _OTHER_CPU_WAY = "or prepare the model with --layout prefix, which needs none and is slower"
 # Sums keep their order, and products may be added without being rounded before.
 _CPU_OPTIONS = ("-O3", "-ffp-contract=fast", "-Wno-psabi")
+
+
+def find_library(layout: str) -> Path | None:
+    """What a session of this layout has to register; None where onnxruntime's own operators do.
+
+    Raises ModelError as the two below, and if there is no GPU where the layout is for one.
+    """
+    if layout == "fused-prefix":
+        return build_cpu_library()
+    if layout == "fused":
+        return build_library(read_cuda_device().compute_capability)
+    return None
 
 
 def build_library(compute_capability: tuple[int, int], cache: Path | None = None) -> Path:

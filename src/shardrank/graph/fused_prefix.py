@@ -2,38 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from shardrank.engine.layouts import OPERATOR_DOMAIN, SHARES_PAST, past_names
-from shardrank.graph.architecture import Architecture
+from shardrank.engine.layouts import OPERATOR_DOMAIN, SHARES_PAST, past_names, present_names
 from shardrank.graph.layout import Operators
-from shardrank.graph.packed import PackedLayout
 from shardrank.graph.prefix import PrefixLayout
-from shardrank.graph.writer import GraphWriter
-
-
-class _FusedPackedLayout(PackedLayout):
-    def attend_after(
-        self,
-        values: Sequence[str],
-        pasts: Sequence[str],
-        presents: Sequence[str],
-        name: str,
-        scales: str = "",
-    ) -> str:
-        """Norms, rotary positions and attention of query, key and value, in one operator."""
-        weights = f"{name}.q_norm.weight", f"{name}.k_norm.weight"
-        return self._writer.node(
-            "PackedAttention",
-            [
-                *(*values, *weights, "rotary.cosines", "rotary.sines", self._rows.ends, *pasts),
-                *([scales] if scales else []),
-            ],
-            name,
-            outputs=[name, *presents],
-            domain=OPERATOR_DOMAIN,
-            epsilon=self._architecture.norm_epsilon,
-        )
 
 
 class FusedPrefixLayout(PrefixLayout):
@@ -50,10 +21,22 @@ class FusedPrefixLayout(PrefixLayout):
 
     metadata = SHARES_PAST
     past_rows = "past_batch"
-
     norms_heads = True
     operators: Operators = "cpu"
 
-    @staticmethod
-    def _pack(writer: GraphWriter, architecture: Architecture) -> PackedLayout:
-        return _FusedPackedLayout(writer, architecture, past=past_names(0)[0])
+    def attend(
+        self, query: str, key: str, value: str, name: str, layer: int, scales: str = ""
+    ) -> str:
+        """One layer's norms, rotary positions and attention, [tokens, heads x size]."""
+        given = [query, key, value, f"{name}.q_norm.weight", f"{name}.k_norm.weight"]
+        given += ["rotary.cosines", "rotary.sines", self._packed.ends, *past_names(layer)]
+        if scales:
+            given.append(scales)
+        return self._writer.node(
+            "PackedAttention",
+            given,
+            name,
+            outputs=[name, *present_names(layer)],
+            domain=OPERATOR_DOMAIN,
+            epsilon=self._architecture.norm_epsilon,
+        )

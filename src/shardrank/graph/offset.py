@@ -19,7 +19,7 @@ from shardrank.config import PromptStyle
 from shardrank.engine.batching import left_pad, plan_batches
 from shardrank.engine.machine import num_cores
 from shardrank.engine.model import GRAPH_NAME
-from shardrank.engine.operators import build_cpu_library
+from shardrank.engine.operators import find_library
 from shardrank.engine.prompt import DEFAULT_INSTRUCTION, PromptBuilder
 from shardrank.engine.tokenizer import Tokenizer
 from shardrank.errors import ConfigError, InputError, ModelError
@@ -65,10 +65,9 @@ class OffsetFinder:
         except (ConfigError, InputError):
             return None
         answer_ids = (self.answers.yes, self.answers.no)
+        library = find_library(layout)
         try:
-            found = self._rounded_logits(folder / GRAPH_NAME, layout, prompts)
-        except ModelError:
-            raise
+            found = self._rounded_logits(folder / GRAPH_NAME, library, prompts)
         except Exception as error:  # onnxruntime's errors have no common base
             raise ModelError(
                 f"the graph was written and onnxruntime {onnxruntime.__version__} cannot run it "
@@ -93,15 +92,15 @@ class OffsetFinder:
         max_tokens = min(self.max_tokens, _MAX_TOKENS)
         return PromptBuilder(tokenizer, self.prompt_style, DEFAULT_INSTRUCTION, max_tokens)
 
-    def _rounded_logits(self, path: Path, layout: str, prompts: Prompts) -> Float32Array:
+    def _rounded_logits(self, path: Path, library: Path | None, prompts: Prompts) -> Float32Array:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = num_cores()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # One copy of the weights, which the system may map.
         options.add_session_config_entry("session.disable_prepacking", "1")
-        if layout == "fused-prefix":
-            options.register_custom_ops_library(str(build_cpu_library()))
+        if library is not None:
+            options.register_custom_ops_library(str(library))
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         pasts = [node for node in session.get_inputs() if node.name.startswith("past_key_values.")]
         logits = np.empty((len(prompts), 2), np.float32)

@@ -36,6 +36,11 @@ class PackedLayout:
         size = architecture.query_size
         self._joined = writer.constant("rows.joined", np.array([-1, size], np.int64))
 
+    @property
+    def ends(self) -> str:
+        """int64 [batch], the tokens of each prompt and of all before it."""
+        return self._rows.ends
+
     def ids(self) -> str:
         """int64 [tokens]."""
         return self._rows.ids
@@ -49,15 +54,9 @@ class PackedLayout:
         return self.attend_after((query, key, value), ("", ""), presents, name)
 
     def attend_after(
-        self,
-        values: Sequence[str],
-        pasts: Sequence[str],
-        presents: Sequence[str],
-        name: str,
-        scales: str = "",
+        self, values: Sequence[str], pasts: Sequence[str], presents: Sequence[str], name: str
     ) -> str:
         """The attention of query, key and value; pasts and presents: key, value."""
-        assert not scales
         node, rows = self._writer.node, self._rows
         in_rows = [
             node("Gather", [value, rows.to_rows], f"{value}.in_rows", axis=0) for value in values

@@ -37,11 +37,7 @@ class PrefixLayout:
     def __init__(self, writer: GraphWriter, architecture: Architecture) -> None:
         self._writer = writer
         self._architecture = architecture
-        self._packed = self._pack(writer, architecture)
-
-    @staticmethod
-    def _pack(writer: GraphWriter, architecture: Architecture) -> PackedLayout:
-        return PackedLayout(writer, architecture, past=past_names(0)[0])
+        self._packed = PackedLayout(writer, architecture, past=past_names(0)[0])
 
     def ids(self) -> str:
         """int64 [tokens]."""
@@ -52,7 +48,7 @@ class PrefixLayout:
     ) -> str:
         """One layer's attention, [tokens, heads x size]."""
         return self._packed.attend_after(
-            (query, key, value), past_names(layer), present_names(layer), name, scales
+            (query, key, value), past_names(layer), present_names(layer), name
         )
 
     def last(self, values: str) -> str:

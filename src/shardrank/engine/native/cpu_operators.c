@@ -49,11 +49,12 @@ static Status compute_rows(Kernel* kernel, void* context) {
   const int64_t number = values.num_axes ? values.axes[values.num_axes - 1] : 0;
   if (number % LANES || number == 0 || (other.data && other.size != values.size) ||
       (weight.data && weight.size != number) ||
-      (factors.data && factors.size != values.size / number) || (kernel->rotation && number % kernel->rotation))
+      (factors.data && factors.size != values.size / number) ||
+      (kernel->rotation && number % kernel->rotation))
     return fail(api, "values must be [tokens, n] and n a multiple of 16", number);
   Rows rows = {.values = values.data, .other = other.data, .weight = weight.data,
-               .factors = factors.data, .number = number, .rotation = kernel->rotation, .epsilon = kernel->epsilon,
-               .num_tokens = values.size / number};
+               .factors = factors.data, .number = number, .rotation = kernel->rotation,
+               .epsilon = kernel->epsilon, .num_tokens = values.size / number};
   int64_t axes[2] = {rows.num_tokens, 1};
   void (*work)(void*, size_t) = gate_rows;
   if (kernel->kernel == ROW_QUANTIZE) {
