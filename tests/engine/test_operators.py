@@ -100,6 +100,8 @@ def test_the_sources_lie_in_the_package() -> None:
         *(
             "cpu_operators.c",
             "attention.h",
+            "integer_product.h",
+            "matrix_tiles.h",
             "product.h",
             "rows.h",
             "spare.h",

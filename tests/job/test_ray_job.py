@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from commands import environment, shardrank, start_shardrank
 from oracles.checkpoints import make_random_checkpoint
 from shardrank.engine.model import PreparedModel
-from shardrank.engine.operators import find_compiler
+from shardrank.engine.operators import suits_this_machine
 from shardrank.errors import ConfigError, OutputBusyError, ShardrankError
 from shardrank.job.holding import holding
 from shardrank.job.metrics import METRICS, OUTPUT
@@ -116,7 +116,7 @@ def test_a_submitted_job_prepares_a_model(head: dict[str, str], tmp_path: Path) 
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     model = PreparedModel.load(tmp_path / "model")
-    layout = "fused-prefix" if find_compiler() else "prefix"
+    layout = "fused-prefix" if suits_this_machine() else "prefix"
     assert (model.precision, model.layout) == ("w8a8", layout)
 
 

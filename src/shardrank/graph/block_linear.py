@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardrank.graph.linear import WholeProducts
+from shardrank.graph.linear import PlainProducts
 from shardrank.graph.quantize import quantize_blocks
 from shardrank.graph.weights import Checkpoint
 from shardrank.graph.writer import MICROSOFT, GraphWriter
@@ -18,7 +18,7 @@ _ACCURACY_LEVEL = 4
 
 
 @dataclass(frozen=True, slots=True)
-class BlockLinear(WholeProducts):
+class BlockLinear(PlainProducts):
     """Weights of 4 or 8 bits with a scale for every block of inputs.
 
     block_size: up to 32 a product of one row equals its row among others bit for bit (measured

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from shardrank.graph.linear import WholeProducts
+from shardrank.graph.linear import PlainProducts
 from shardrank.graph.weights import Checkpoint, cast_weights
 from shardrank.graph.writer import GraphWriter
 
 
 @dataclass(frozen=True, slots=True)
-class FloatLinear(WholeProducts):
+class FloatLinear(PlainProducts):
     """Weights as [inputs, outputs] of one floating-point type, one MatMul each.
 
     One MatMul for query, key and value, or for gate and up, was measured no faster (1.25 s each for

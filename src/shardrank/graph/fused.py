@@ -25,9 +25,7 @@ class FusedLayout(PaddedLayout):
         super().__init__(writer, architecture, norms_heads=True)
         writer.require_opset(_ATTENTION_OPSET)
 
-    def attend(
-        self, query: str, key: str, value: str, name: str, layer: int, scales: str = ""
-    ) -> str:
+    def attend(self, query: str, key: str, value: str, name: str, layer: int) -> str:
         """One layer's attention, [batch, width, heads x size]; layer is not needed here."""
         turned = f"{name}.query", f"{name}.key"
         weights = f"{name}.q_norm.weight", f"{name}.k_norm.weight"

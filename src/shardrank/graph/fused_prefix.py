@@ -24,14 +24,10 @@ class FusedPrefixLayout(PrefixLayout):
     norms_heads = True
     operators: Operators = "cpu"
 
-    def attend(
-        self, query: str, key: str, value: str, name: str, layer: int, scales: str = ""
-    ) -> str:
+    def attend(self, query: str, key: str, value: str, name: str, layer: int) -> str:
         """One layer's norms, rotary positions and attention, [tokens, heads x size]."""
         given = [query, key, value, f"{name}.q_norm.weight", f"{name}.k_norm.weight"]
         given += ["rotary.cosines", "rotary.sines", self._packed.ends, *past_names(layer)]
-        if scales:
-            given.append(scales)
         return self._writer.node(
             "PackedAttention",
             given,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardrank.engine.layouts import OPERATOR_DOMAIN
-from shardrank.graph.linear import WholeProducts
+from shardrank.graph.linear import PlainProducts
 from shardrank.graph.weights import Checkpoint
 from shardrank.graph.writer import GraphWriter
 from shardrank.types import Float32Array
@@ -21,7 +21,7 @@ HALF_COLUMNS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class HalfLinear(WholeProducts):
+class HalfLinear(PlainProducts):
     """Weights in bfloat16, as checkpoints have them; values, too, where the processor has products
     of them (AVX512_BF16), else in float32. Sums in float32 everywhere.
 

@@ -26,9 +26,7 @@ class Layout(Protocol):
         """Append the nodes before the first layer; returns the ids to embed, int64."""
         ...
 
-    def attend(
-        self, query: str, key: str, value: str, name: str, layer: int, scales: str = ""
-    ) -> str:
+    def attend(self, query: str, key: str, value: str, name: str, layer: int) -> str:
         """Append one layer's attention, rotary positions included; values [..., heads x size]."""
         ...
 

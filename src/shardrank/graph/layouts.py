@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from shardrank.engine.model import MIN_ONNXRUNTIME
-from shardrank.engine.operators import find_compiler
+from shardrank.engine.operators import suits_this_machine
 from shardrank.errors import ModelError
 from shardrank.graph.architecture import Architecture
 from shardrank.graph.fused import FusedLayout
@@ -32,8 +32,9 @@ _CPU_WIDTH = 32
 def choose_layout(asked: str | None, precision: str, architecture: Architecture) -> str:
     """As asked; else the fastest: on CPUs "fused-prefix" or "prefix", on GPUs "fused".
 
-    "fused-prefix" for w8a8, where the operators have kernels for the sizes, and where there is a C
-    compiler: who prepares a model on a machine without one may run it on such machines, too.
+    "fused-prefix" for w8a8, where the operators have kernels for the sizes, and where they can be
+    built (an x86 processor and a C compiler): who prepares a model on a machine of another kind may
+    run it on such machines, too.
 
     Raises ModelError if there is no such graph.
     """
@@ -41,7 +42,7 @@ def choose_layout(asked: str | None, precision: str, architecture: Architecture)
     if asked is None:
         if dtype != np.float32:
             return "fused"
-        is_fused = precision == "w8a8" and _is_even_on_cpus(architecture) and find_compiler()
+        is_fused = precision == "w8a8" and _is_even_on_cpus(architecture) and suits_this_machine()
         return "fused-prefix" if is_fused else "prefix"
     if asked in ("prefix", "fused-prefix") and dtype != np.float32:
         raise ModelError(

@@ -17,18 +17,18 @@ class Linear(Protocol):
         """
         ...
 
-    def scales(self, product: str) -> str:
-        """What a product is yet to be multiplied by, float32 [tokens, 1]; "" where it is whole.
+    def apply_gated(self, values: str, gate: str, up: str, name: str) -> str | None:
+        """SiLU of the product with one weight, times that with the other, both named as above.
 
-        Only for graphs whose layout is fused is a product less than whole.
+        None, and nothing written, where the two have to be multiplied apart.
         """
         ...
 
 
-class WholeProducts:
-    """A Linear whose products are what they are called."""
+class PlainProducts:
+    """A Linear that opens no gates."""
 
-    def scales(self, product: str) -> str:
-        """None: ""."""
-        del product
-        return ""
+    def apply_gated(self, values: str, gate: str, up: str, name: str) -> str | None:
+        """None."""
+        del values, gate, up, name
+        return None

@@ -24,9 +24,9 @@ class MixedLinear:
         """Multiply the same values, [..., inputs], by each named weight's transpose."""
         return self._choose(names).apply(values, names)
 
-    def scales(self, product: str) -> str:
-        """As the one that multiplied it says."""
-        return self._choose([product]).scales(product)
+    def apply_gated(self, values: str, gate: str, up: str, name: str) -> str | None:
+        """As the one that multiplies both says."""
+        return self._choose([gate, up]).apply_gated(values, gate, up, name)
 
     def _choose(self, names: Sequence[str]) -> Linear:
         return self.higher if self.kept.issuperset(names) else self.usual

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardrank.graph.linear import Linear
+from shardrank.graph.linear import Linear, PlainProducts
 from shardrank.graph.trial_writer import TrialWriter
 from shardrank.graph.weights import Checkpoint
 from shardrank.graph.writer import Tensor
@@ -16,7 +16,7 @@ PREFIX = "observed."
 
 
 @dataclass(frozen=True, slots=True)
-class ObservingLinear:
+class ObservingLinear(PlainProducts):
     """Another linear, and an output of the graph for each of its inputs.
 
     stride: one token in so many is shown, counted back from the prompt's last. The graph is to be
@@ -49,7 +49,3 @@ class ObservingLinear:
         )
         self.writer.outputs.append(Tensor(output, ("shown", num_inputs), np.float32))
         return self.linear.apply(values, names)
-
-    def scales(self, product: str) -> str:
-        """As the other says."""
-        return self.linear.scales(product)

@@ -45,9 +45,7 @@ class PackedLayout:
         """int64 [tokens]."""
         return self._rows.ids
 
-    def attend(
-        self, query: str, key: str, value: str, name: str, layer: int, scales: str = ""
-    ) -> str:
+    def attend(self, query: str, key: str, value: str, name: str, layer: int) -> str:
         """One layer's attention, [tokens, heads x size]; layer is not needed here."""
         # Nobody reads the cache; its names select the kernel that is faster on long rows.
         presents = (f"{name}.present_key", f"{name}.present_value")

@@ -40,9 +40,7 @@ class PaddedLayout:
         """int64 [batch, width], each row from column 0."""
         return self._rows.ids
 
-    def attend(
-        self, query: str, key: str, value: str, name: str, layer: int, scales: str = ""
-    ) -> str:
+    def attend(self, query: str, key: str, value: str, name: str, layer: int) -> str:
         """One layer's attention, [batch, width, heads x size]; layer is not needed here."""
         rows = self._rows
         # Nobody reads the cache; its names select the kernel that is faster on long rows.

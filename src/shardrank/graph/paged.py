@@ -63,9 +63,7 @@ class PagedLayout:
         self._last = node("Sub", [ends, constant("last.one", np.array(1, np.int32))], "last.places")
         return _INPUT_IDS
 
-    def attend(
-        self, query: str, key: str, value: str, name: str, layer: int, scales: str = ""
-    ) -> str:
+    def attend(self, query: str, key: str, value: str, name: str, layer: int) -> str:
         """One layer's attention and the norms before it, [tokens, heads x size]."""
         return self._writer.node(
             "PagedAttention",

@@ -11,6 +11,7 @@ from shardrank.errors import ModelError
 from shardrank.graph.block_linear import BlockLinear
 from shardrank.graph.float_linear import FloatLinear
 from shardrank.graph.half_linear import HalfLinear
+from shardrank.graph.integer_linear import IntegerLinear
 from shardrank.graph.linear import Linear
 from shardrank.graph.mixed_linear import MixedLinear
 from shardrank.graph.token_linear import TokenLinear
@@ -84,9 +85,10 @@ def make_linear(
         return FloatLinear(writer, checkpoint, _FLOAT_TYPES[precision])
     if block_size is not None:
         return BlockLinear(writer, checkpoint, _BITS[precision], block_size)
-    tokens = TokenLinear(writer, checkpoint, is_fused)
+    if is_fused:
+        usual, higher = IntegerLinear(writer, checkpoint), HalfLinear(writer, checkpoint)
+        return MixedLinear(usual, higher, kept) if kept else usual
+    tokens = TokenLinear(writer, checkpoint)
     if not kept:
         return tokens
-    if is_fused:
-        return MixedLinear(tokens, HalfLinear(writer, checkpoint), kept)
     return MixedLinear(tokens, FloatLinear(writer, checkpoint, _FLOAT_TYPES["fp32"]), kept)

@@ -43,9 +43,7 @@ class PrefixLayout:
         """int64 [tokens]."""
         return self._packed.ids()
 
-    def attend(
-        self, query: str, key: str, value: str, name: str, layer: int, scales: str = ""
-    ) -> str:
+    def attend(self, query: str, key: str, value: str, name: str, layer: int) -> str:
         """One layer's attention, [tokens, heads x size]."""
         return self._packed.attend_after(
             (query, key, value), past_names(layer), present_names(layer), name

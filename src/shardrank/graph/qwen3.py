@@ -139,32 +139,26 @@ class Qwen3Graph:
         else:
             query = self._head_norm(query, f"{name}.q_norm", shape.num_heads)
             key = self._head_norm(key, f"{name}.k_norm", shape.num_key_value_heads)
-        scales = self.linear.scales(value)
-        return self.layout.attend(query, key, value, name, layer, scales)
+        return self.layout.attend(query, key, value, name, layer)
 
     def _mlp(self, values: str, name: str) -> str:
-        gate, up = self.linear.apply(values, [f"{name}.gate_proj", f"{name}.up_proj"])
-        product = self._gate(gate, up, name)
+        weights = f"{name}.gate_proj", f"{name}.up_proj"
+        product = self.linear.apply_gated(values, *weights, f"{name}.product")
+        if product is None:
+            gate, up = self.linear.apply(values, weights)
+            product = self._gate(gate, up, name)
         (moved,) = self.linear.apply(product, [f"{name}.down_proj"])
         return moved
 
     def _gate(self, gate: str, up: str, name: str) -> str:
         product = f"{name}.product"
         if self.layout.operators:
-            factors = self._given(self.linear.scales(gate))
-            return self.writer.node(
-                "SiluProduct", [gate, up, *factors], product, domain=OPERATOR_DOMAIN
-            )
+            return self.writer.node("SiluProduct", [gate, up], product, domain=OPERATOR_DOMAIN)
         # With alpha 1 this is SiLU, in one pass.
         activated = self.writer.node(
             "QuickGelu", [gate], f"{name}.activated", domain=MICROSOFT, alpha=1.0
         )
         return self.writer.node("Mul", [activated, up], product)
-
-    @staticmethod
-    def _given(name: str) -> list[str]:
-        """A last input that may be left out."""
-        return [name] if name else []
 
     def _cast(self, values: str, dtype: np.dtype[Any], name: str) -> str:
         return self.writer.node("Cast", [values], name, to=helper.np_dtype_to_tensor_dtype(dtype))
@@ -197,10 +191,9 @@ class Qwen3Graph:
         """The norm of the sum, and the sum."""
         total = f"{name}.sum"
         if self.layout.operators == "cpu":
-            weight = self._norm_weight(name)
             return self.writer.node(
                 "SumNorm",
-                [residual, values, weight, *self._given(self.linear.scales(values))],
+                [residual, values, self._norm_weight(name)],
                 name,
                 outputs=[name, total],
                 domain=OPERATOR_DOMAIN,

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from shardrank.graph.linear import WholeProducts
+from shardrank.graph.linear import PlainProducts
 from shardrank.graph.quantize import LARGEST_INT8, SMALLEST_SCALE
 from shardrank.graph.rotation import append_rotation, rotate_weights, rotation_size
 from shardrank.graph.trial_writer import TrialWriter
@@ -21,7 +21,7 @@ SWITCHES = "quantized"
 
 
 @dataclass(frozen=True, slots=True)
-class SwitchedLinear(WholeProducts):
+class SwitchedLinear(PlainProducts):
     """Rounds a product's input and weights to the steps of token_linear.TokenLinear, if asked to.
 
     What TokenLinear rotates is rotated here too: in fp32 that moves nothing but last bits.

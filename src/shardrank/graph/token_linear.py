@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from shardrank.engine.layouts import OPERATOR_DOMAIN
+from shardrank.graph.linear import PlainProducts
 from shardrank.graph.quantize import LARGEST_INT8, SMALLEST_SCALE, quantize_rows
 from shardrank.graph.rotation import append_rotation, rotate_weights, rotation_size
 from shardrank.graph.weights import Checkpoint
@@ -17,7 +17,7 @@ _ZERO_POINT = 128
 
 
 @dataclass(frozen=True, slots=True)
-class TokenLinear:
+class TokenLinear(PlainProducts):
     """Weights as int8 with a scale for every output, activations as uint8 with one for every token.
 
     A token's scale is a function of that token alone and integers add up exactly in any order, so
@@ -26,15 +26,10 @@ class TokenLinear:
 
     QuantizeLinear takes a scale for each row of a matrix; MatMulIntegerToFloat does not, and gets
     a scale of 1. Where rotation.rotation_size says so, channels are rotated in blocks before.
-
-    is_fused: quantize in one operator of shardrank's own, and leave the tokens' scales to what
-        reads the products.
     """
 
     writer: GraphWriter
     checkpoint: Checkpoint
-    is_fused: bool = False
-    _scales: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Write what all products share."""
@@ -48,18 +43,6 @@ class TokenLinear:
     def apply(self, values: str, names: Sequence[str]) -> list[str]:
         """Quantize the values, float32 [tokens, inputs], once, and multiply them by each weight."""
         size = self._rotation_size(names[0])
-        if self.is_fused:
-            integers, scales = f"{values}.integers", f"{values}.scales"
-            self.writer.node(
-                "RowQuantize",
-                [values],
-                f"{values}.quantized",
-                outputs=[integers, scales],
-                domain=OPERATOR_DOMAIN,
-                rotation=size,
-            )
-            self._scales.update((name, scales) for name in names)
-            return [self._multiply(integers, name, name) for name in names]
         rotated = append_rotation(self.writer.node, self.writer.constant, values, size)
         integers, scales = self._quantize(rotated)
         products = [self._multiply(integers, name, f"{name}.product") for name in names]
@@ -67,10 +50,6 @@ class TokenLinear:
             self.writer.node("Mul", [product, scales], name)
             for product, name in zip(products, names, strict=True)
         ]
-
-    def scales(self, product: str) -> str:
-        """Those of the tokens, if the graph is fused."""
-        return self._scales.get(product, "")
 
     def _quantize(self, values: str) -> tuple[str, str]:
         """uint8 [tokens, inputs], and the tokens' scales as float32 [tokens, 1]."""

@@ -8,7 +8,7 @@
 
 typedef struct {
   const float *query, *key, *value, *query_weight, *key_weight, *cosines, *sines;
-  const float *past_key, *past_value, *scales;
+  const float *past_key, *past_value;
   const int64_t* ends;
   float *attended, *present_key, *present_value;
   int64_t num_rows, num_past, past_rows, num_tokens, longest;
@@ -24,14 +24,13 @@ static int64_t round_up(int64_t number, int64_t multiple) {
   return (number + multiple - 1) / multiple * multiple;
 }
 
-/* Norm and rotary position of one head, whose values are yet to be multiplied by a scale; then
- * times a factor. whole: in float32 too, or NULL. */
+/* Norm and rotary position of one head, times a factor. whole: in float32 too, or NULL. */
 static inline void turn(const float* from, const float* weight, const float* cosines,
-                        const float* sines, int size, float epsilon, float scale, float factor,
-                        Stored* to, float* whole) {
+                        const float* sines, int size, float epsilon, float factor, Stored* to,
+                        float* whole) {
   Vector squares = all(0.0f);
   for (int i = 0; i < size; i += LANES) squares += load(from + i) * load(from + i);
-  const float inverse = factor * scale / sqrtf(scale * scale * sum_of(squares) / size + epsilon);
+  const float inverse = factor / sqrtf(sum_of(squares) / size + epsilon);
   const int half = size / 2;
   for (int i = 0; i < half; i += LANES) {
     Vector left = load(from + i) * inverse * load(weight + i);
@@ -57,22 +56,21 @@ static void turn_tokens(void* given, size_t index) {
   for (int64_t t = index * PIECE; t < own->num_tokens && t < (int64_t)(index + 1) * PIECE; t++) {
     while (t >= own->ends[row]) start = own->ends[row++];
     const int64_t position = own->num_past + t - start;
-    const float scale = own->scales ? own->scales[t] : 1.0f;
     const float *cosines = own->cosines + position * size / 2;
     const float *sines = own->sines + position * size / 2;
     for (int h = 0; h < own->heads; h++) {
       const int64_t to = ((h / group * own->num_tokens + t) * group + h % group) * size;
       turn(own->query + (t * own->heads + h) * size, own->query_weight, cosines, sines, size,
-           own->epsilon, scale, factor, own->queries + to, NULL);
+           own->epsilon, factor, own->queries + to, NULL);
     }
     for (int h = 0; h < own->key_heads; h++) {
       const int64_t at = (t * own->key_heads + h) * size, to = (h * own->num_tokens + t) * size;
       const int64_t present = (h * seen + position) * size;
       const int is_alone = own->num_rows == 1;
-      turn(own->key + at, own->key_weight, cosines, sines, size, own->epsilon, scale,
-           1.0f, own->keys + to, is_alone ? own->present_key + present : NULL);
+      turn(own->key + at, own->key_weight, cosines, sines, size, own->epsilon, 1.0f,
+           own->keys + to, is_alone ? own->present_key + present : NULL);
       for (int i = 0; i < size; i += LANES) {
-        Vector value = load(own->value + at + i) * scale;
+        Vector value = load(own->value + at + i);
         shorten(own->values + to + i, value);
         if (is_alone) store(own->present_value + present + i, value);
       }
@@ -96,17 +94,19 @@ static void pack_values(const Stored* one, const Stored* other, int64_t position
 }
 
 /* scores[r][k] = queries[r] . keys[k] for 8 rows and 32 keys from `from`. */
-static void score_block(const Stored* queries, const Stored* keys, int size, int64_t from,
+static APART void score_block(const Stored* queries, const Stored* keys, int size, int64_t from,
                         int64_t stride, float* scores) {
   Vector sums[ROWS][2];
   for (int r = 0; r < ROWS; r++) sums[r][0] = sums[r][1] = all(0.0f);
   const Stored* one = keys + from * size;
   const Stored* other = one + LANES * size;
   for (int i = 0; i < size; i += TOGETHER) {
+    const Factors left = load_factors(one + i * LANES), right = load_factors(other + i * LANES);
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++) {
-      sums[r][0] = multiply_add(one + i * LANES, queries + r * size + i, sums[r][0]);
-      sums[r][1] = multiply_add(other + i * LANES, queries + r * size + i, sums[r][1]);
+      const Factors query = repeat(queries + r * size + i);
+      sums[r][0] = multiply_add(left, query, sums[r][0]);
+      sums[r][1] = multiply_add(right, query, sums[r][1]);
     }
   }
   for (int r = 0; r < ROWS; r++) {
@@ -116,7 +116,7 @@ static void score_block(const Stored* queries, const Stored* keys, int size, int
 }
 
 /* Scores to shares that sum to 1 times the returned value; those from `seen` on become 0. */
-static float soften(float* scores, int64_t seen, int64_t num_keys, Stored* shares) {
+static APART float soften(float* scores, int64_t seen, int64_t num_keys, Stored* shares) {
   for (int64_t k = seen; k < num_keys; k++) scores[k] = -INFINITY;
   Vector most = all(-INFINITY);
   for (int64_t k = 0; k < num_keys; k += LANES) most = larger(most, load(scores + k));

@@ -1,31 +1,36 @@
-/* Five operators of the domain "shardrank" for ONNX Runtime's CPU provider, in float32.
+/* Six operators of the domain "shardrank" for ONNX Runtime's CPU provider, in float32.
  *
  *   RowQuantize(values; rotation) -> integers, scales
- *   SumNorm(residual, values, weight, scales?; epsilon) -> normed, sum
- *   SiluProduct(gate, up, scales?) -> product
+ *   IntegerProduct(integers, scales, weight in int8 [n / 32, inputs / 4, 32, 4], weight_scales,
+ *                  offsets; gated) -> product
+ *   SumNorm(residual, values, weight; epsilon) -> normed, sum
+ *   SiluProduct(gate, up) -> product
  *   HalfProduct(values, weight in bfloat16 [n / 32, inputs / 2, 32, 2]) -> product
  *   PackedAttention(query, key, value, query_weight, key_weight, cosines, sines, ends,
- *                   past_key, past_value, scales?; epsilon) -> attended, present_key, present_value
+ *                   past_key, past_value; epsilon) -> attended, present_key, present_value
  *
- * Values are [tokens, n]; scales [tokens, 1] multiply what the matrix products gave: values, gate
- * and up, or query, key and value. What a token gets depends on that token and those before it in its row
- * alone, bit for bit: sums run in the order of channels and of absolute positions, whatever else is
- * in the run and however much of a row is past.
+ * Values are [tokens, n]; integers uint8 with zero at 128; offsets 128 times the sums of a weight's
+ * columns. A gated product has n / 2 columns: SiLU of the first 16 of every 32 times the others.
+ * What a token gets depends on that token and those before it in its row alone, bit for bit: integers
+ * add up exactly, and sums run in the order of channels and of absolute positions, whatever else is in
+ * the run and however much of a row is past.
  *
  * Compiled for the processor that is there (-march=native): vectors of 16 values become whatever
  * registers it has. With AVX512_BF16 the attention multiplies in bfloat16 and adds up in float32, as
  * the model was trained; else in float32.
  */
 #include "attention.h"
+#include "integer_product.h"
 #include "product.h"
 #include "runtime.h"
 
-enum { ROW_QUANTIZE, SUM_NORM, SILU_PRODUCT, HALF_PRODUCT, PACKED_ATTENTION };
+enum { ROW_QUANTIZE, INTEGER_PRODUCT, SUM_NORM, SILU_PRODUCT, HALF_PRODUCT, PACKED_ATTENTION };
 typedef struct {
   Api api;
   int kernel;
   float epsilon;
-  int64_t rotation;
+  int64_t rotation, is_gated;
+  int is_tiled;
 } Kernel;
 
 static Status parallel_for(Api api, void* context, void (*work)(void*, size_t), size_t total,
@@ -36,25 +41,19 @@ static Status parallel_for(Api api, void* context, void (*work)(void*, size_t), 
 
 static Status compute_rows(Kernel* kernel, void* context) {
   Api api = kernel->api;
-  Tensor values, other = {0}, weight = {0}, factors = {0};
-  size_t given = 0;
+  Tensor values, other = {0}, weight = {0};
   Status status = read_input(api, context, 0, &values);
   if (!status && kernel->kernel != ROW_QUANTIZE) status = read_input(api, context, 1, &other);
   if (!status && kernel->kernel == SUM_NORM) status = read_input(api, context, 2, &weight);
-  if (!status) status = CALL(api, NUM_INPUTS, Status, void*, size_t*)(context, &given);
-  const size_t last = kernel->kernel == SUM_NORM ? 3 : 2;
-  if (!status && kernel->kernel != ROW_QUANTIZE && given > last)
-    status = read_input(api, context, last, &factors);
   if (status) return status;
   const int64_t number = values.num_axes ? values.axes[values.num_axes - 1] : 0;
   if (number % LANES || number == 0 || (other.data && other.size != values.size) ||
       (weight.data && weight.size != number) ||
-      (factors.data && factors.size != values.size / number) ||
       (kernel->rotation && number % kernel->rotation))
     return fail(api, "values must be [tokens, n] and n a multiple of 16", number);
   Rows rows = {.values = values.data, .other = other.data, .weight = weight.data,
-               .factors = factors.data, .number = number, .rotation = kernel->rotation,
-               .epsilon = kernel->epsilon, .num_tokens = values.size / number};
+               .number = number, .rotation = kernel->rotation, .epsilon = kernel->epsilon,
+               .num_tokens = values.size / number};
   int64_t axes[2] = {rows.num_tokens, 1};
   void (*work)(void*, size_t) = gate_rows;
   if (kernel->kernel == ROW_QUANTIZE) {
@@ -70,6 +69,33 @@ static Status compute_rows(Kernel* kernel, void* context) {
   if (!status && rows.num_tokens)
     status = parallel_for(api, context, work, (rows.num_tokens + PIECE - 1) / PIECE, &rows);
   return !status && rows.failed ? fail(api, "no memory", number) : status;
+}
+
+static Status compute_integers(Kernel* kernel, void* context) {
+  enum { INTEGERS, SCALES, WEIGHT, WEIGHT_SCALES, OFFSETS };
+  Api api = kernel->api;
+  Tensor given[OFFSETS + 1];
+  Status status = NULL;
+  for (size_t i = 0; !status && i <= OFFSETS; i++) status = read_input(api, context, i, given + i);
+  if (status) return status;
+  const int64_t *tokens = given[INTEGERS].axes, *axes = given[WEIGHT].axes;
+  if (given[INTEGERS].num_axes != 2 || given[WEIGHT].num_axes != 4 || axes[2] != COLUMNS ||
+      axes[3] != 4 || 4 * axes[1] != tokens[1] || !tokens[1])
+    return fail(api, "a weight is [n / 32, inputs / 4, 32, 4]", given[INTEGERS].axes[1]);
+  if (given[SCALES].size != tokens[0] || given[WEIGHT_SCALES].size != axes[0] * COLUMNS ||
+      given[OFFSETS].size != axes[0] * COLUMNS)
+    return fail(api, "a scale for each token, a scale and an offset for each column", axes[0]);
+  IntegerProduct own = {.integers = given[INTEGERS].data, .weight = given[WEIGHT].data,
+                        .scales = given[SCALES].data, .weight_scales = given[WEIGHT_SCALES].data,
+                        .offsets = given[OFFSETS].data, .num_tokens = tokens[0],
+                        .num_inputs = tokens[1], .num_panels = axes[0],
+                        .num_groups = (tokens[0] * tokens[1] + NEAR_BYTES - 1) / NEAR_BYTES,
+                        .is_gated = kernel->is_gated != 0,
+                        .is_tiled = kernel->is_tiled && tokens[1] % TILED_INPUTS == 0};
+  const int64_t made[2] = {tokens[0], axes[0] * COLUMNS / (own.is_gated ? 2 : 1)};
+  status = make_output(api, context, 0, made, 2, &own.made);
+  if (status || !tokens[0]) return status;
+  return parallel_for(api, context, multiply_panel, own.num_groups * own.num_panels, &own);
 }
 
 static Status compute_product(Kernel* kernel, void* context) {
@@ -99,14 +125,12 @@ static Status compute_product(Kernel* kernel, void* context) {
 
 static Status compute_attention(Kernel* kernel, void* context) {
   enum {
-    QUERY, KEY, VALUE, QUERY_WEIGHT, KEY_WEIGHT, COSINES, SINES, ENDS, PAST_KEY, PAST_VALUE, SCALES
+    QUERY, KEY, VALUE, QUERY_WEIGHT, KEY_WEIGHT, COSINES, SINES, ENDS, PAST_KEY, PAST_VALUE
   };
   Api api = kernel->api;
-  Tensor given[SCALES + 1] = {0};
-  size_t number = 0;
-  Status status = CALL(api, NUM_INPUTS, Status, void*, size_t*)(context, &number);
-  for (size_t i = 0; !status && i < number && i <= SCALES; i++)
-    status = read_input(api, context, i, given + i);
+  Tensor given[PAST_VALUE + 1];
+  Status status = NULL;
+  for (size_t i = 0; !status && i <= PAST_VALUE; i++) status = read_input(api, context, i, given + i);
   if (status) return status;
   const int64_t size = given[QUERY_WEIGHT].size, num_tokens = given[QUERY].axes[0];
   const Tensor* past = given + PAST_KEY;
@@ -115,7 +139,7 @@ static Status compute_attention(Kernel* kernel, void* context) {
       .query_weight = given[QUERY_WEIGHT].data, .key_weight = given[KEY_WEIGHT].data,
       .cosines = given[COSINES].data, .sines = given[SINES].data, .ends = given[ENDS].data,
       .past_key = past->data, .past_value = given[PAST_VALUE].data,
-      .scales = given[SCALES].data, .num_rows = given[ENDS].size,
+      .num_rows = given[ENDS].size,
       .num_past = past->data ? past->axes[2] : 0, .past_rows = past->data ? past->axes[0] : 0,
       .num_tokens = num_tokens, .size = (int)size, .epsilon = kernel->epsilon,
       .heads = size ? (int)(given[QUERY].axes[1] / size) : 0,
@@ -124,7 +148,7 @@ static Status compute_attention(Kernel* kernel, void* context) {
       given[KEY].num_axes != 2 || own.key_heads == 0 || given[QUERY].axes[1] % size ||
       given[KEY].axes[1] % size ||
       own.heads % own.key_heads || given[KEY].size != given[VALUE].size ||
-      given[KEY].axes[0] != num_tokens || (own.scales && given[SCALES].size != num_tokens))
+      given[KEY].axes[0] != num_tokens)
     return fail(api, "heads must be multiples of 32 values, and whole groups of them", size);
   const Tensor *cosines = given + COSINES, *sines = given + SINES;
   if (given[KEY_WEIGHT].size != size || cosines->num_axes != 2 || cosines->axes[1] != size / 2 ||
@@ -170,27 +194,33 @@ static Status compute_attention(Kernel* kernel, void* context) {
 
 static Status compute(void* kernel, void* context) {
   Kernel* own = kernel;
-  if (own->kernel == PACKED_ATTENTION) return compute_attention(own, context);
-  return own->kernel == HALF_PRODUCT ? compute_product(own, context) : compute_rows(own, context);
+  switch (own->kernel) {
+    case INTEGER_PRODUCT: return compute_integers(own, context);
+    case HALF_PRODUCT: return compute_product(own, context);
+    case PACKED_ATTENTION: return compute_attention(own, context);
+    default: return compute_rows(own, context);
+  }
 }
 
 static Status create(const Operator* own, Api api, const void* info, void** made) {
   Kernel* kernel = malloc(sizeof *kernel);
   if (!kernel) return fail(api, "no memory", 0);
-  *kernel = (Kernel){api, own->kernel, 0.0f, 0};
+  *kernel = (Kernel){.api = api, .kernel = own->kernel,
+                     .is_tiled = own->kernel == INTEGER_PRODUCT && may_tile()};
   *made = kernel;
   if (own->kernel == SUM_NORM || own->kernel == PACKED_ATTENTION)
     return CALL(api, FLOAT_ATTRIBUTE, Status, const void*, const char*, float*)(info, "epsilon",
                                                                                 &kernel->epsilon);
-  if (own->kernel == ROW_QUANTIZE)
+  const int is_product = own->kernel == INTEGER_PRODUCT;
+  if (own->kernel == ROW_QUANTIZE || is_product)
     return CALL(api, INTEGER_ATTRIBUTE, Status, const void*, const char*, int64_t*)(
-        info, "rotation", &kernel->rotation);
+        info, is_product ? "gated" : "rotation", is_product ? &kernel->is_gated : &kernel->rotation);
   return NULL;
 }
 
 static const char* name_of(const Operator* own) {
-  static const char* const names[] = {"RowQuantize", "SumNorm", "SiluProduct", "HalfProduct",
-                                      "PackedAttention"};
+  static const char* const names[] = {"RowQuantize", "IntegerProduct", "SumNorm",
+                                      "SiluProduct", "HalfProduct",    "PackedAttention"};
   return names[own->kernel];
 }
 static const char* provider_of(const Operator* own) {
@@ -198,6 +228,8 @@ static const char* provider_of(const Operator* own) {
   return "CPUExecutionProvider";
 }
 static int type_of_input(const Operator* own, size_t index) {
+  static const int of_integers[] = {UINT8, FLOAT, INT8, FLOAT, INT32};
+  if (own->kernel == INTEGER_PRODUCT) return of_integers[index];
   if (own->kernel == HALF_PRODUCT && index == 1) return BFLOAT16;
   return own->kernel == PACKED_ATTENTION && index == 7 ? INT64 : FLOAT;
 }
@@ -205,29 +237,25 @@ static int type_of_output(const Operator* own, size_t index) {
   return own->kernel == ROW_QUANTIZE && index == 0 ? UINT8 : FLOAT;
 }
 static size_t inputs_of(const Operator* own) {
-  static const size_t numbers[] = {1, 4, 3, 2, 11};
+  static const size_t numbers[] = {1, 5, 3, 2, 2, 10};
   return numbers[own->kernel];
 }
 static size_t outputs_of(const Operator* own) {
-  static const size_t numbers[] = {2, 2, 1, 1, 3};
+  static const size_t numbers[] = {2, 1, 2, 1, 1, 3};
   return numbers[own->kernel];
 }
-static int kind_of_input(const Operator* own, size_t index) {
-  const int has_scales = own->kernel != ROW_QUANTIZE && own->kernel != HALF_PRODUCT;
-  return has_scales && index + 1 == inputs_of(own) ? OPTIONAL : REQUIRED;
-}
-static int kind_of_output(const Operator* own, size_t index) {
+static int kind_of(const Operator* own, size_t index) {
   (void)own, (void)index;
   return REQUIRED;
 }
 
 #define OPERATOR(KERNEL)                                                                       \
   {API_VERSION, NULL, name_of, provider_of, type_of_input, inputs_of, type_of_output,          \
-   outputs_of, NULL, free, kind_of_input, kind_of_output, on_device, one, one, one, one,       \
+   outputs_of, NULL, free, kind_of, kind_of, on_device, one, one, one, one,                    \
    create, compute, NULL, one, last_version, {0}, KERNEL, 0}
-static const Operator operators[] = {OPERATOR(ROW_QUANTIZE), OPERATOR(SUM_NORM),
-                                     OPERATOR(SILU_PRODUCT), OPERATOR(HALF_PRODUCT),
-                                     OPERATOR(PACKED_ATTENTION)};
+static const Operator operators[] = {OPERATOR(ROW_QUANTIZE), OPERATOR(INTEGER_PRODUCT),
+                                     OPERATOR(SUM_NORM),     OPERATOR(SILU_PRODUCT),
+                                     OPERATOR(HALF_PRODUCT), OPERATOR(PACKED_ATTENTION)};
 
 __attribute__((visibility("default"))) Status RegisterCustomOps(void* options, const ApiBase* base) {
   return register_operators(options, base, operators, sizeof operators / sizeof *operators);

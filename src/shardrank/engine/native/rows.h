@@ -67,7 +67,7 @@ static void quantize_row(const float* values, int64_t number, float* scale, uint
 }
 
 typedef struct {
-  const float *values, *other, *weight, *factors;
+  const float *values, *other, *weight;
   float *made, *sum, *scales;
   uint8_t* integers;
   int64_t number, rotation, num_tokens;
@@ -100,10 +100,9 @@ static void sum_norm_rows(void* given, size_t index) {
   for (int64_t t = index * PIECE; t < own->num_tokens && t < (int64_t)(index + 1) * PIECE; t++) {
     const float *one = own->values + t * number, *other = own->other + t * number;
     float *sum = own->sum + t * number, *made = own->made + t * number;
-    const float factor = own->factors ? own->factors[t] : 1.0f;
     Vector squares = all(0.0f);
     for (int64_t i = 0; i < number; i += LANES) {
-      Vector both = load(one + i) + load(other + i) * factor;
+      Vector both = load(one + i) + load(other + i);
       store(sum + i, both);
       squares += both * both;
     }
@@ -116,10 +115,7 @@ static void sum_norm_rows(void* given, size_t index) {
 static void gate_rows(void* given, size_t index) {
   Rows* own = given;
   for (int64_t t = index * PIECE; t < own->num_tokens && t < (int64_t)(index + 1) * PIECE; t++) {
-    const float factor = own->factors ? own->factors[t] : 1.0f;
-    for (int64_t i = t * own->number; i < (t + 1) * own->number; i += LANES) {
-      Vector gate = load(own->values + i) * factor, up = load(own->other + i) * factor;
-      store(own->made + i, gate / (exponential(-gate) + 1.0f) * up);
-    }
+    for (int64_t i = t * own->number; i < (t + 1) * own->number; i += LANES)
+      store(own->made + i, silu(load(own->values + i)) * load(own->other + i));
   }
 }

@@ -22,15 +22,14 @@ enum {
   SHAPE_OF = 65,
   FLOAT_ATTRIBUTE = 85,
   INTEGER_ATTRIBUTE = 86,
-  NUM_INPUTS = 88,
   INPUT = 90,
   OUTPUT = 91,
   RELEASE_SHAPE = 99,
   STREAM = 193,
   PARALLEL_FOR = 274,
 };
-enum { API_VERSION = 17, FLOAT = 1, UINT8 = 2, INT64 = 7, FLOAT16 = 10, BFLOAT16 = 16 };
-enum { REQUIRED = 0, OPTIONAL = 1 };
+enum { API_VERSION = 17, FLOAT = 1, UINT8 = 2, INT8 = 3, INT32 = 6, INT64 = 7, FLOAT16 = 10, BFLOAT16 = 16 };
+enum { REQUIRED = 0 };
 #define CALL(api, place, result, ...) ((result(*)(__VA_ARGS__))(api)[place])
 
 typedef struct {
@@ -69,7 +68,7 @@ struct Operator {
 
 enum { MAX_AXES = 8 };
 typedef struct {
-  void* data; /* NULL: an optional input that was left out */
+  void* data;
   int64_t axes[MAX_AXES];
   size_t num_axes;
   int64_t size;

@@ -3,7 +3,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-enum { MAX_SPARE = 64, LARGEST_SPARE = 8 << 20 };
+enum { MAX_SPARE = 64, LARGEST_SPARE = 64 << 20 };
 typedef struct {
   void* memory;
   size_t num_bytes;

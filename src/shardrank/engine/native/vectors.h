@@ -55,3 +55,6 @@ static inline Vector exponential(Vector x) {
   Integers power = ((Integers)shifted - 0x4b400000 + 127) << 23;
   return (Vector)(~is_tiny & (Integers)(sum * (Vector)power));
 }
+
+/* x times the logistic function of x. */
+static inline Vector silu(Vector x) { return x / (exponential(-x) + 1.0f); }

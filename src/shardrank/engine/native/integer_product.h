@@ -1,0 +1,149 @@
+/* IntegerProduct: matrix products of 8-bit integers, with their scales and gates. */
+#include <stdint.h>
+#include <string.h>
+
+#include "matrix_tiles.h"
+#include "tile.h"
+#if defined __AVX512VNNI__ || defined __AVX2__
+#include <immintrin.h>
+#endif
+
+typedef Integers LooseIntegers __attribute__((aligned(4)));
+
+/* TALL: tokens whose sums fit into registers, for 32 columns. */
+#ifdef __AVX512VNNI__
+enum { TALL = 14 };
+#else
+enum { TALL = 3 };
+#endif
+/* Bytes of tokens that are read again and again, and so must stay in the second cache. */
+enum { NEAR_BYTES = 768 << 10 };
+/* Bytes of a weight that are asked for before they are needed: it comes from memory, page by page. */
+enum { BYTES_AHEAD = 4096 };
+
+/* sum[c] + four unsigned bytes times the four signed ones of column c; exact. */
+static inline Integers add_four(Integers sum, int four, const int8_t* weight) {
+#ifdef __AVX512VNNI__
+  return (Integers)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(four),
+                                       _mm512_loadu_si512(weight));
+#elif defined __AVX2__
+  __m256i halves[2];
+  memcpy(halves, &sum, sizeof sum);
+  for (int h = 0; h < 2; h++) {
+    const __m256i bytes = _mm256_loadu_si256((const __m256i*)weight + h);
+#ifdef __AVXVNNI__
+    halves[h] = _mm256_dpbusd_avx_epi32(halves[h], _mm256_set1_epi32(four), bytes);
+#else
+    /* As 16 bits, the even ones and the odd ones: what multiplies bytes here saturates. */
+    const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8);
+    const __m256i odd = _mm256_srai_epi16(bytes, 8);
+    const __m256i first = _mm256_set1_epi32(four & 0x00ff00ff);
+    const __m256i second = _mm256_set1_epi32(four >> 8 & 0x00ff00ff);
+    const __m256i both = _mm256_add_epi32(_mm256_madd_epi16(even, first), _mm256_madd_epi16(odd, second));
+    halves[h] = _mm256_add_epi32(halves[h], both);
+#endif
+  }
+  memcpy(&sum, halves, sizeof sum);
+  return sum;
+#else
+  const Integers bytes = *(const LooseIntegers*)weight;
+  for (int b = 0; b < 4; b++) sum += ((bytes << (24 - 8 * b)) >> 24) * (four >> 8 * b & 255);
+  return sum;
+#endif
+}
+
+/* sums[r] = tokens[r] . weight for 32 columns; weight as [num_inputs / 4][32][4].
+ * num_rows is a constant wherever this is called. */
+static inline __attribute__((always_inline)) void sum_rows(const uint8_t* tokens,
+                                                           const int8_t* weight, int64_t num_inputs,
+                                                           const int num_rows, Integers sums[][2]) {
+  Integers kept[TALL][2];
+#pragma GCC unroll 16
+  for (int r = 0; r < num_rows; r++) kept[r][0] = kept[r][1] = (Integers){0};
+  for (int64_t i = 0; i < num_inputs; i += 4, weight += 4 * COLUMNS) {
+    __builtin_prefetch(weight + BYTES_AHEAD);
+    __builtin_prefetch(weight + BYTES_AHEAD + 64);
+#pragma GCC unroll 16
+    for (int r = 0; r < num_rows; r++) {
+      int four;
+      memcpy(&four, tokens + r * num_inputs + i, sizeof four);
+      kept[r][0] = add_four(kept[r][0], four, weight);
+      kept[r][1] = add_four(kept[r][1], four, weight + 4 * LANES);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < num_rows; r++) sums[r][0] = kept[r][0], sums[r][1] = kept[r][1];
+}
+
+static void sum_few(const uint8_t* tokens, const int8_t* weight, int64_t num_inputs, int num_rows,
+                    Integers sums[][2]) {
+#define FEW(n)                                                     \
+  case n:                                                          \
+    sum_rows(tokens, weight, num_inputs, n, sums);                 \
+    break;
+  switch (num_rows) {
+    FEW(1) FEW(2) FEW(3)
+#ifdef __AVX512VNNI__
+    FEW(4) FEW(5) FEW(6) FEW(7) FEW(8) FEW(9) FEW(10) FEW(11) FEW(12) FEW(13) FEW(14)
+#endif
+  }
+#undef FEW
+}
+
+typedef struct {
+  const uint8_t* integers;
+  const int8_t* weight; /* [num_panels][num_inputs / 4][32][4] */
+  const float *scales, *weight_scales;
+  const int32_t* offsets;
+  float* made;
+  int64_t num_tokens, num_inputs, num_panels, num_groups;
+  int is_gated, is_tiled;
+} IntegerProduct;
+
+/* Sums to products; where gated, the second half of a panel times SiLU of the first. */
+static void finish(const IntegerProduct* own, int64_t panel, int64_t token, int num_rows,
+                   Integers sums[][2]) {
+  const int64_t column = panel * COLUMNS, num_outputs = own->num_panels * COLUMNS;
+  for (int r = 0; r < num_rows; r++, token++) {
+    Vector halves[2];
+    for (int h = 0; h < 2; h++) {
+      Integers offset = *(const LooseIntegers*)(own->offsets + column + h * LANES);
+      halves[h] = __builtin_convertvector(sums[r][h] - offset, Vector) *
+                  (load(own->weight_scales + column + h * LANES) * own->scales[token]);
+    }
+    if (own->is_gated) {
+      store(own->made + (token * num_outputs + column) / 2, silu(halves[0]) * halves[1]);
+    } else {
+      store(own->made + token * num_outputs + column, halves[0]);
+      store(own->made + token * num_outputs + column + LANES, halves[1]);
+    }
+  }
+}
+
+/* One panel of columns for one group of tokens. */
+static void multiply_panel(void* given, size_t index) {
+  const IntegerProduct* own = given;
+  const int64_t group = index / own->num_panels, panel = index % own->num_panels;
+  const int64_t num_inputs = own->num_inputs;
+  const int64_t first = own->num_tokens * group / own->num_groups;
+  const int64_t num_tokens = own->num_tokens * (group + 1) / own->num_groups - first;
+  const int8_t* weight = own->weight + panel * num_inputs * COLUMNS;
+  const int is_tiled = own->is_tiled && num_tokens >= TILED_ROWS;
+  const int64_t tall = is_tiled ? TILED_ROWS : TALL, num_blocks = (num_tokens + tall - 1) / tall;
+  Integers sums[TILED_ROWS][2];
+  if (is_tiled) begin_tiles();
+  for (int64_t block = 0; block < num_blocks; block++) {
+    int64_t token = first + num_tokens * block / num_blocks;
+    int num_rows = (int)(first + num_tokens * (block + 1) / num_blocks - token);
+    if (is_tiled) {
+      /* Whole tiles: some tokens may be computed twice, and get the same bits. */
+      num_rows = TILED_ROWS;
+      if (token + num_rows > first + num_tokens) token = first + num_tokens - num_rows;
+      sum_tiles(own->integers + token * num_inputs, weight, num_inputs, sums);
+    } else {
+      sum_few(own->integers + token * num_inputs, weight, num_inputs, num_rows, sums);
+    }
+    finish(own, panel, token, num_rows, sums);
+  }
+  if (is_tiled) end_tiles();
+}
