@@ -73,11 +73,11 @@ def plan_continuations(
     A run reads all weights of the model once, which costs as much as some 20 tokens, so prompts
     that are short share a run. None is computed for padding (graph.packed_rows).
     """
-    most = _MAX_NEW_TOKENS
+    order = np.argsort(-num_new, kind="stable")
     if shares_past:
         share = (int(num_new.sum()) if num_all is None else num_all) // _FEWEST_RUNS
-        most = min(max(most, share), _MAX_NEW_TOKENS_SHARED)
-    order = np.argsort(-num_new, kind="stable")
+        return _cut_evenly(num_new, order, min(max(_MAX_NEW_TOKENS, share), _MAX_NEW_TOKENS_SHARED))
+    most = _MAX_NEW_TOKENS
     batches: list[list[int]] = []
     num_tokens = 0
     for place in order.tolist():
@@ -86,7 +86,7 @@ def plan_continuations(
         if (
             batches
             and num_tokens + length <= most
-            and (shares_past or size * num_past <= _MAX_PAST_TOKENS)
+            and size * num_past <= _MAX_PAST_TOKENS
         ):
             batches[-1].append(place)
             num_tokens += length
@@ -94,3 +94,19 @@ def plan_continuations(
             batches.append([place])
             num_tokens = length
     return [np.array(batch, np.int64) for batch in batches]
+
+
+def _cut_evenly(num_new: Int64Array, order: Int64Array, most: int) -> list[Int64Array]:
+    """Neighbours in the order, in about equal runs of at most so many tokens, or of one prompt.
+
+    Callers that take equal runs end together.
+    """
+    lengths = num_new[order]
+    middles, total = np.cumsum(lengths) - lengths / 2, int(lengths.sum())
+    num_runs = -(-total // most)
+    while True:
+        run_of = (middles * num_runs / max(total, 1)).astype(np.int64)
+        runs = np.split(order, np.flatnonzero(np.diff(run_of)) + 1)
+        if all(len(run) == 1 or num_new[run].sum() <= most for run in runs):
+            return [run for run in runs if len(run)]
+        num_runs += 1

@@ -24,8 +24,16 @@ _SHRINKING_TOKENS = 2048
 for good, and to ask for it again costs nothing beside so long a run."""
 
 
+_REMEMBERED_TOKENS = 256
+"""The first tokens of all prompts are mostly fewer, and cost 0.23 MB each in the 0.6B shape."""
+
+
 class CpuSession:
-    """Runs a graph of layout `padded`, `prefix` or `fused-prefix`; `open_session` makes one."""
+    """Runs a graph of layout `padded`, `prefix` or `fused-prefix`; `open_session` makes one.
+
+    The last beginning that was asked for is remembered: template and instruction, with which all
+    prompts of a job begin, are computed once.
+    """
 
     def __init__(self, session: onnxruntime.InferenceSession, description: SessionDescription):
         self._session = session
@@ -38,6 +46,7 @@ class CpuSession:
         said = session.get_modelmeta().custom_metadata_map
         self._shares_past: bool = SHARES_PAST.items() <= said.items()
         self._batches_past: bool = self._shares_past or BATCHES_PAST.items() <= said.items()
+        self._remembered: tuple[bytes, KeysAndValues] | None = None
         self._is_grown = False
         self._shrinking = onnxruntime.RunOptions()
         self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
@@ -76,8 +85,15 @@ class CpuSession:
 
     def extend(self, input_ids: Int64Array, past: Past | None = None) -> KeysAndValues:
         """Keys and values of the past and of these tokens, int64 [1, num_tokens]."""
+        key, remembered = input_ids.tobytes(), self._remembered
+        if past is None and remembered is not None and remembered[0] == key:
+            return remembered[1]
         feeds = self._feeds(input_ids, np.ones_like(input_ids), past)
-        return KeysAndValues(self._run(self._present_names, feeds, past))
+        extended = KeysAndValues(self._run(self._present_names, feeds, past))
+        # A past that is copied for every row of a batch is not kept.
+        if past is None and self._shares_past and input_ids.size <= _REMEMBERED_TOKENS:
+            self._remembered = key, extended
+        return extended
 
     def _run(
         self, outputs: list[str], feeds: dict[str, NDArray[Any]], past: Past | None

@@ -93,28 +93,6 @@ static void pack_values(const Stored* one, const Stored* other, int64_t position
                packed + i / COLUMNS * COLUMNS * capacity + position * COLUMNS + i % COLUMNS * TOGETHER);
 }
 
-/* scores[r][k] = queries[r] . keys[k] for 8 rows and 32 keys from `from`. */
-static APART void score_block(const Stored* queries, const Stored* keys, int size, int64_t from,
-                        int64_t stride, float* scores) {
-  Vector sums[ROWS][2];
-  for (int r = 0; r < ROWS; r++) sums[r][0] = sums[r][1] = all(0.0f);
-  const Stored* one = keys + from * size;
-  const Stored* other = one + LANES * size;
-  for (int i = 0; i < size; i += TOGETHER) {
-    const Factors left = load_factors(one + i * LANES), right = load_factors(other + i * LANES);
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; r++) {
-      const Factors query = repeat(queries + r * size + i);
-      sums[r][0] = multiply_add(left, query, sums[r][0]);
-      sums[r][1] = multiply_add(right, query, sums[r][1]);
-    }
-  }
-  for (int r = 0; r < ROWS; r++) {
-    store(scores + r * stride + from, sums[r][0]);
-    store(scores + r * stride + from + LANES, sums[r][1]);
-  }
-}
-
 /* Scores to shares that sum to 1 times the returned value; those from `seen` on become 0. */
 static APART float soften(float* scores, int64_t seen, int64_t num_keys, Stored* shares) {
   for (int64_t k = seen; k < num_keys; k++) scores[k] = -INFINITY;
@@ -131,7 +109,7 @@ static APART float soften(float* scores, int64_t seen, int64_t num_keys, Stored*
 }
 
 typedef struct {
-  Stored *keys, *values, *shares, *queries, *pair;
+  Stored *keys, *values, *shares, *pair;
   float* scores;
   int64_t capacity;
 } Room;
@@ -183,9 +161,8 @@ static void attend_head(void* given, size_t index) {
   const int size = own->size, group = own->heads / own->key_heads, head = (int)index;
   Room room = {.capacity = round_up(own->num_past + own->longest, COLUMNS)};
   const size_t cached = room.capacity * size * sizeof(Stored);
-  const size_t scored = ROWS * room.capacity * sizeof(float);
-  const size_t held = ROWS * size * sizeof(Stored);
-  Spare spare = take(2 * cached + 2 * scored + 2 * held);
+  const size_t scored = TALL * room.capacity * sizeof(float);
+  Spare spare = take(2 * cached + 2 * scored + 2 * size * sizeof(Stored));
   if (!spare.memory) {
     own->failed = 1;
     return;
@@ -195,37 +172,38 @@ static void attend_head(void* given, size_t index) {
   room.values = (Stored*)place, place += cached;
   room.scores = (float*)place, place += scored;
   room.shares = (Stored*)place, place += scored;
-  room.queries = (Stored*)place, place += held;
   room.pair = (Stored*)place;
   for (int64_t row = 0, start = 0; row < own->num_rows; start = own->ends[row++]) {
     const int64_t num_queries = (own->ends[row] - start) * group;
     if (own->num_past && (row == 0 || own->past_rows > 1)) pack_past(own, head, row, &room);
     pack_new(own, head, start, own->ends[row] - start, &room);
     const int64_t row_queries = (head * own->num_tokens + start) * group;
-    for (int64_t first = 0; first < num_queries; first += ROWS) {
-      const int64_t last = first + ROWS < num_queries ? first + ROWS : num_queries;
+    const int64_t num_blocks = (num_queries + TALL - 1) / TALL;
+    for (int64_t block = 0; block < num_blocks; block++) {
+      const int64_t first = start_of(block, num_blocks, num_queries);
+      const int64_t last = start_of(block + 1, num_blocks, num_queries);
+      const int num_taken = (int)(last - first);
       const Stored* queries = own->queries + (row_queries + first) * size;
-      if (last - first < ROWS) {
-        memset(room.queries, 0, held);
-        memcpy(room.queries, queries, (last - first) * size * sizeof *queries);
-        queries = room.queries;
-      }
       const int64_t num_shown = own->num_past + (last - 1) / group + 1;
       const int64_t num_keys = round_up(num_shown, COLUMNS);
-      for (int64_t k = 0; k < num_keys; k += COLUMNS)
-        score_block(queries, room.keys, size, k, room.capacity, room.scores);
-      float totals[ROWS];
-      for (int r = 0; r < ROWS; r++) {
-        const int64_t query = first + r < last ? first + r : last - 1;
-        totals[r] = soften(room.scores + r * room.capacity, own->num_past + query / group + 1,
-                           num_keys, room.shares + r * room.capacity);
+      Vector sums[TALL][2];
+      for (int64_t k = 0; k < num_keys; k += COLUMNS) {
+        mix_blocks(queries, size, room.keys + k * size, size, num_taken, sums);
+        for (int r = 0; r < num_taken; r++) {
+          store(room.scores + r * room.capacity + k, sums[r][0]);
+          store(room.scores + r * room.capacity + k + LANES, sums[r][1]);
+        }
       }
-      for (int block = 0; block < size; block += COLUMNS) {
-        Vector sums[ROWS][2];
-        mix_block(room.shares, room.values + block * room.capacity, num_shown, room.capacity, sums);
+      float totals[TALL];
+      for (int r = 0; r < num_taken; r++)
+        totals[r] = soften(room.scores + r * room.capacity, own->num_past + (first + r) / group + 1,
+                           num_keys, room.shares + r * room.capacity);
+      for (int channel = 0; channel < size; channel += COLUMNS) {
+        mix_block(room.shares, room.capacity, room.values + channel * room.capacity, num_shown,
+                  num_taken, sums);
         for (int64_t q = first; q < last; q++) {
           const int64_t head_place = (start + q / group) * own->heads + head * group + q % group;
-          float* to = own->attended + head_place * size + block;
+          float* to = own->attended + head_place * size + channel;
           store(to, sums[q - first][0] / totals[q - first]);
           store(to + LANES, sums[q - first][1] / totals[q - first]);
         }

@@ -113,11 +113,10 @@ static Status compute_product(Kernel* kernel, void* context) {
   const int64_t made[2] = {own.num_tokens, own.num_outputs};
   status = make_output(api, context, 0, made, 2, &own.made);
   if (status || !own.num_tokens) return status;
-  const int64_t num_tiles = (own.num_tokens + ROWS - 1) / ROWS;
-  Spare spare = take(num_tiles * ROWS * own.num_inputs * sizeof *own.rows);
+  Spare spare = take(own.num_tokens * own.num_inputs * sizeof *own.rows);
   if (!spare.memory) return fail(api, "no memory for so many tokens", own.num_tokens);
   own.rows = spare.memory;
-  status = parallel_for(api, context, round_rows, num_tiles, &own);
+  status = parallel_for(api, context, round_row, own.num_tokens, &own);
   if (!status) status = parallel_for(api, context, multiply_columns, axes[0], &own);
   give(spare);
   return !status && own.failed ? fail(api, "no memory for a weight", own.num_inputs) : status;

@@ -4,18 +4,12 @@
 
 #include "matrix_tiles.h"
 #include "tile.h"
-#if defined __AVX512VNNI__ || defined __AVX2__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
 typedef Integers LooseIntegers __attribute__((aligned(4)));
 
-/* TALL: tokens whose sums fit into registers, for 32 columns. */
-#ifdef __AVX512VNNI__
-enum { TALL = 14 };
-#else
-enum { TALL = 3 };
-#endif
 /* Bytes of tokens that are read again and again, and so must stay in the second cache. */
 enum { NEAR_BYTES = 768 << 10 };
 /* Bytes of a weight that are asked for before they are needed: it comes from memory, page by page. */
@@ -26,6 +20,14 @@ static inline Integers add_four(Integers sum, int four, const int8_t* weight) {
 #ifdef __AVX512VNNI__
   return (Integers)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(four),
                                        _mm512_loadu_si512(weight));
+#elif defined __AVX512BW__
+  /* As 16 bits, the even ones and the odd ones: what multiplies bytes here saturates. */
+  const __m512i bytes = _mm512_loadu_si512(weight);
+  const __m512i even = _mm512_srai_epi16(_mm512_slli_epi16(bytes, 8), 8);
+  const __m512i odd = _mm512_srai_epi16(bytes, 8);
+  const __m512i first = _mm512_set1_epi32(four & 0x00ff00ff);
+  const __m512i second = _mm512_set1_epi32(four >> 8 & 0x00ff00ff);
+  return sum + (Integers)_mm512_madd_epi16(even, first) + (Integers)_mm512_madd_epi16(odd, second);
 #elif defined __AVX2__
   __m256i halves[2];
   memcpy(halves, &sum, sizeof sum);
@@ -34,7 +36,6 @@ static inline Integers add_four(Integers sum, int four, const int8_t* weight) {
 #ifdef __AVXVNNI__
     halves[h] = _mm256_dpbusd_avx_epi32(halves[h], _mm256_set1_epi32(four), bytes);
 #else
-    /* As 16 bits, the even ones and the odd ones: what multiplies bytes here saturates. */
     const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8);
     const __m256i odd = _mm256_srai_epi16(bytes, 8);
     const __m256i first = _mm256_set1_epi32(four & 0x00ff00ff);
@@ -54,9 +55,8 @@ static inline Integers add_four(Integers sum, int four, const int8_t* weight) {
 
 /* sums[r] = tokens[r] . weight for 32 columns; weight as [num_inputs / 4][32][4].
  * num_rows is a constant wherever this is called. */
-static inline __attribute__((always_inline)) void sum_rows(const uint8_t* tokens,
-                                                           const int8_t* weight, int64_t num_inputs,
-                                                           const int num_rows, Integers sums[][2]) {
+static UNROLLED void sum_rows(const uint8_t* tokens, const int8_t* weight, int64_t num_inputs,
+                              const int num_rows, Integers sums[][2]) {
   Integers kept[TALL][2];
 #pragma GCC unroll 16
   for (int r = 0; r < num_rows; r++) kept[r][0] = kept[r][1] = (Integers){0};
@@ -75,19 +75,14 @@ static inline __attribute__((always_inline)) void sum_rows(const uint8_t* tokens
   for (int r = 0; r < num_rows; r++) sums[r][0] = kept[r][0], sums[r][1] = kept[r][1];
 }
 
-static void sum_few(const uint8_t* tokens, const int8_t* weight, int64_t num_inputs, int num_rows,
-                    Integers sums[][2]) {
-#define FEW(n)                                                     \
-  case n:                                                          \
-    sum_rows(tokens, weight, num_inputs, n, sums);                 \
+static APART void sum_few(const uint8_t* tokens, const int8_t* weight, int64_t num_inputs,
+                          int num_rows, Integers sums[][2]) {
+#define SUM(n)                                     \
+  case n:                                          \
+    sum_rows(tokens, weight, num_inputs, n, sums); \
     break;
-  switch (num_rows) {
-    FEW(1) FEW(2) FEW(3)
-#ifdef __AVX512VNNI__
-    FEW(4) FEW(5) FEW(6) FEW(7) FEW(8) FEW(9) FEW(10) FEW(11) FEW(12) FEW(13) FEW(14)
-#endif
-  }
-#undef FEW
+  FOR_ROWS(num_rows, SUM)
+#undef SUM
 }
 
 typedef struct {
@@ -125,16 +120,16 @@ static void multiply_panel(void* given, size_t index) {
   const IntegerProduct* own = given;
   const int64_t group = index / own->num_panels, panel = index % own->num_panels;
   const int64_t num_inputs = own->num_inputs;
-  const int64_t first = own->num_tokens * group / own->num_groups;
-  const int64_t num_tokens = own->num_tokens * (group + 1) / own->num_groups - first;
+  const int64_t first = start_of(group, own->num_groups, own->num_tokens);
+  const int64_t num_tokens = start_of(group + 1, own->num_groups, own->num_tokens) - first;
   const int8_t* weight = own->weight + panel * num_inputs * COLUMNS;
   const int is_tiled = own->is_tiled && num_tokens >= TILED_ROWS;
   const int64_t tall = is_tiled ? TILED_ROWS : TALL, num_blocks = (num_tokens + tall - 1) / tall;
   Integers sums[TILED_ROWS][2];
   if (is_tiled) begin_tiles();
   for (int64_t block = 0; block < num_blocks; block++) {
-    int64_t token = first + num_tokens * block / num_blocks;
-    int num_rows = (int)(first + num_tokens * (block + 1) / num_blocks - token);
+    int64_t token = first + start_of(block, num_blocks, num_tokens);
+    int num_rows = (int)(first + start_of(block + 1, num_blocks, num_tokens) - token);
     if (is_tiled) {
       /* Whole tiles: some tokens may be computed twice, and get the same bits. */
       num_rows = TILED_ROWS;

@@ -6,18 +6,16 @@ typedef struct {
   const float* values;
   const uint16_t* weight; /* [num_outputs / 32][num_inputs / 2][32][2] */
   float* made;
-  Stored* rows; /* the values, [num_tokens rounded up to 8][num_inputs] */
+  Stored* rows; /* the values, [num_tokens][num_inputs] */
   int64_t num_tokens, num_inputs, num_outputs;
   int failed;
 } Product;
 
-/* Eight rows, rounded as factors are. */
-static void round_rows(void* given, size_t index) {
+/* One row, rounded as factors are. */
+static void round_row(void* given, size_t index) {
   Product* own = given;
-  for (int64_t t = index * ROWS; t < (int64_t)(index + 1) * ROWS; t++)
-    for (int64_t i = 0; i < own->num_inputs; i += LANES)
-      shorten(own->rows + t * own->num_inputs + i,
-              t < own->num_tokens ? load(own->values + t * own->num_inputs + i) : all(0.0f));
+  for (int64_t i = 0; i < own->num_inputs; i += LANES)
+    shorten(own->rows + index * own->num_inputs + i, load(own->values + index * own->num_inputs + i));
 }
 
 /* 32 columns of every row. */
@@ -40,10 +38,13 @@ static void multiply_columns(void* given, size_t index) {
       memcpy(factors + i * COLUMNS + column, &bits, sizeof bits);
     }
 #endif
-  for (int64_t first = 0; first < own->num_tokens; first += ROWS) {
-    Vector sums[ROWS][2];
-    mix_block(own->rows + first * num_inputs, factors, num_inputs, num_inputs, sums);
-    for (int64_t t = first; t < first + ROWS && t < own->num_tokens; t++) {
+  const int64_t num_blocks = (own->num_tokens + TALL - 1) / TALL;
+  for (int64_t block = 0; block < num_blocks; block++) {
+    const int64_t first = start_of(block, num_blocks, own->num_tokens);
+    const int64_t last = start_of(block + 1, num_blocks, own->num_tokens);
+    Vector sums[TALL][2];
+    mix_block(own->rows + first * num_inputs, num_inputs, factors, num_inputs, (int)(last - first), sums);
+    for (int64_t t = first; t < last; t++) {
       float* to = own->made + t * own->num_outputs + index * COLUMNS;
       store(to, sums[t - first][0]);
       store(to + LANES, sums[t - first][1]);

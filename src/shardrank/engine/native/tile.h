@@ -8,8 +8,35 @@
 #include <immintrin.h>
 #endif
 
-/* Rows and columns that are worked on at once. */
-enum { ROWS = 8, COLUMNS = 2 * LANES };
+/* Columns that are worked on at once, and rows whose sums for them fit into registers. */
+enum { COLUMNS = 2 * LANES };
+#ifdef __AVX512F__
+enum { TALL = 14 };
+#else
+enum { TALL = 3 };
+#endif
+
+/* For the number of rows, a constant then. */
+#if defined __AVX512F__
+#define FOR_ROWS(number, WORK)                                                                  \
+  switch (number) {                                                                             \
+    WORK(1) WORK(2) WORK(3) WORK(4) WORK(5) WORK(6) WORK(7) WORK(8) WORK(9) WORK(10) WORK(11)   \
+    WORK(12) WORK(13) WORK(14)                                                                  \
+  }
+#else
+#define FOR_ROWS(number, WORK) \
+  switch (number) {            \
+    WORK(1) WORK(2) WORK(3)    \
+  }
+#endif
+#define UNROLLED inline __attribute__((always_inline))
+/* Of its own, so that all registers are: inlined, factors went through memory. */
+#define APART __attribute__((noinline))
+
+/* Where a part begins of what is cut evenly. */
+static inline int64_t start_of(int64_t part, int64_t num_parts, int64_t number) {
+  return number * part / num_parts;
+}
 
 #ifdef __AVX512BF16__
 typedef uint16_t Stored; /* bfloat16 */
@@ -51,24 +78,45 @@ static inline void interleave(const Stored* one, const Stored* other, Stored* to
 }
 #endif
 
-/* Of its own, so that all registers are: inlined, its factors went through memory. */
-#define APART __attribute__((noinline))
-
-/* sums[r] = shares[r] . values over the first num_keys keys, for 8 rows and 32 columns; values as
- * [num_keys / TOGETHER][32][TOGETHER]. */
-static APART void mix_block(const Stored* shares, const Stored* values, int64_t num_keys, int64_t stride,
-                      Vector sums[ROWS][2]) {
-  Vector kept[ROWS][2];
-  for (int r = 0; r < ROWS; r++) kept[r][0] = kept[r][1] = all(0.0f);
-  for (int64_t k = 0; k < num_keys; k += TOGETHER) {
-    const Factors left = load_factors(values + k * COLUMNS);
-    const Factors right = load_factors(values + k * COLUMNS + LANES * TOGETHER);
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; r++) {
-      const Factors share = repeat(shares + r * stride + k);
-      kept[r][0] = multiply_add(left, share, kept[r][0]);
-      kept[r][1] = multiply_add(right, share, kept[r][1]);
+/* sums[r] = rows[r] . columns over num_inputs factors, for 32 columns; rows `stride` apart, columns
+ * as two halves of 16, `apart` from each other, and TOGETHER factors of each every `step`. */
+static UNROLLED void mix_rows(const Stored* rows, int64_t stride, const Stored* columns, int64_t step,
+                              int64_t apart, int64_t num_inputs, const int num_rows,
+                              Vector sums[][2]) {
+  Vector kept[TALL][2];
+#pragma GCC unroll 16
+  for (int r = 0; r < num_rows; r++) kept[r][0] = kept[r][1] = all(0.0f);
+  for (int64_t i = 0; i < num_inputs; i += TOGETHER, columns += step) {
+    const Factors left = load_factors(columns), right = load_factors(columns + apart);
+#pragma GCC unroll 16
+    for (int r = 0; r < num_rows; r++) {
+      const Factors row = repeat(rows + r * stride + i);
+      kept[r][0] = multiply_add(left, row, kept[r][0]);
+      kept[r][1] = multiply_add(right, row, kept[r][1]);
     }
   }
-  memcpy(sums, kept, sizeof kept);
+#pragma GCC unroll 16
+  for (int r = 0; r < num_rows; r++) sums[r][0] = kept[r][0], sums[r][1] = kept[r][1];
+}
+
+/* The same for columns as [num_inputs / TOGETHER][32][TOGETHER]. */
+static APART void mix_block(const Stored* rows, int64_t stride, const Stored* columns,
+                            int64_t num_inputs, int num_rows, Vector sums[][2]) {
+#define MIX(n)                                                                                    \
+  case n:                                                                                         \
+    mix_rows(rows, stride, columns, COLUMNS * TOGETHER, LANES * TOGETHER, num_inputs, n, sums);   \
+    break;
+  FOR_ROWS(num_rows, MIX)
+#undef MIX
+}
+
+/* The same for two blocks of columns behind each other, each [num_inputs / TOGETHER][16][TOGETHER]. */
+static APART void mix_blocks(const Stored* rows, int64_t stride, const Stored* columns,
+                             int64_t num_inputs, int num_rows, Vector sums[][2]) {
+#define MIX(n)                                                                                    \
+  case n:                                                                                         \
+    mix_rows(rows, stride, columns, LANES * TOGETHER, LANES * num_inputs, num_inputs, n, sums);   \
+    break;
+  FOR_ROWS(num_rows, MIX)
+#undef MIX
 }
