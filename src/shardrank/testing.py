@@ -97,6 +97,17 @@ class FakeSession:
         self.batch_shapes.append(input_ids.shape)
         return FakePast(self._continued(input_ids, past))
 
+    def extend_each(
+        self, input_ids: Int64Array, attention_mask: Int64Array, past: Past | None = None
+    ) -> list[FakePast]:
+        """The past and the ids of each row; raises ValueError if not shares_past."""
+        refuse_broken_mask(attention_mask)
+        if not self.shares_past:
+            raise ValueError("several pasts are of a session that shares them")
+        self.batch_shapes.append(input_ids.shape)
+        rows = zip(input_ids, attention_mask == 1, strict=True)
+        return [FakePast(self._continued(ids[is_token][None], past)) for ids, is_token in rows]
+
     def run(
         self, input_ids: Int64Array, attention_mask: Int64Array, past: Past | None = None
     ) -> Float32Array:

@@ -274,6 +274,7 @@ class Attention:
         past_rows: int = 1,
         heads: tuple[int, int] = (4, 2),
         size: int = 32,
+        keeps: bool = True,
         seed: int = 0,
     ) -> None:
         self.lengths, self.past, self.heads, self.size = lengths, past, heads, size
@@ -291,6 +292,7 @@ class Attention:
             "ends": np.cumsum(lengths, dtype=np.int64),
             "past_key": normal(*shape, seed=seed + 5),
             "past_value": normal(*shape, seed=seed + 6),
+            "keeps_past": np.array([int(keeps)], np.int64),
         }
 
     def run(self, library: Library) -> list[np.ndarray]:
@@ -353,14 +355,30 @@ def test_the_attention_is_that_of_numpy(library: Library, name: str) -> None:
     case = CASES[name]
     attended, *presents = case.run(library)
     assert np.abs(attended - case.expected()).max() < library.tolerance * 4
-    if len(case.lengths) > 1:
-        assert all(present.size == 0 for present in presents)
-        return
+    starts = np.cumsum([0, *case.lengths])
     for present, past, new in zip(
         presents, ("past_key", "past_value"), (case.turned("key"), case.value()), strict=True
     ):
-        seen = np.concatenate([case.arrays[past][0], new.transpose(1, 0, 2)], axis=1)
-        np.testing.assert_allclose(present[0], seen, rtol=1e-4, atol=1e-5)
+        assert len(present) == len(case.lengths)
+        for row, length in enumerate(case.lengths):
+            before = case.arrays[past][min(row, len(case.arrays[past]) - 1)]
+            own = new[starts[row] : starts[row + 1]].transpose(1, 0, 2)
+            seen = np.concatenate([before, own], axis=1)
+            found = present[row, :, : case.past + length]
+            np.testing.assert_allclose(found, seen, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["after a past", "rows that share an odd past"])
+def test_keys_and_values_are_not_written_where_nobody_asks_for_them(
+    library: Library, name: str
+) -> None:
+    case = CASES[name]
+    attended, *_ = case.run(library)
+    case.arrays["keeps_past"] = np.zeros(1, np.int64)
+    found, *presents = case.run(library)
+    case.arrays["keeps_past"] = np.ones(1, np.int64)
+    np.testing.assert_array_equal(found, attended)
+    assert all(present.size == 0 for present in presents)
 
 
 @settings(max_examples=25, deadline=None)

@@ -119,6 +119,29 @@ def test_short_documents_of_a_query_share_a_run_where_the_graph_takes_it() -> No
     assert session.batch_shapes == [(1, 50), (3, 90)]
 
 
+@pytest.mark.parametrize(("num_callers", "fronts"), [(1, [4]), (2, [2, 2])])
+def test_fronts_of_several_queries_share_a_run_where_pasts_are_shared(
+    num_callers: int, fronts: list[int]
+) -> None:
+    queries = [[50 + number] * (9 + number) for number in range(4)]
+    rows = [(TEMPLATE + query, [number, 7]) for query in queries for number in range(5)]
+    session = FakeSession(takes_past=True, batches_past=True, shares_past=True)
+    prompts = prompts_of(rows)
+    logits = score_prompts(session, prompts, 0, ScoringOptions(num_callers=num_callers))
+    expected = [fake_log_odds(prompts[index]) for index in range(len(prompts))]
+    assert (logits[:, 0] - logits[:, 1]).tolist() == expected
+    found = [shape for shape in session.batch_shapes if shape not in [(1, 40), (5, 2), (5, 3)]]
+    assert [rows for rows, _ in found] == fronts
+
+
+def test_no_more_fronts_share_a_run_than_memory_is_meant_for() -> None:
+    queries = [[50 + number] * 200 for number in range(6)]
+    rows = [(TEMPLATE + query, [number, 7]) for query in queries for number in range(5)]
+    session = FakeSession(takes_past=True, batches_past=True, shares_past=True)
+    score_prompts(session, prompts_of(rows), 0)
+    assert [rows for rows, width in session.batch_shapes if width == 200] == [2, 2, 2]
+
+
 def test_prompts_that_share_nothing_go_in_batches() -> None:
     rows: list[tuple[list[int], list[int]]] = [([], [number] * 30) for number in range(10)]
     session = session_with_past()

@@ -134,3 +134,30 @@ def test_every_number_of_prompts_goes_on_together_bit_for_bit(built: Built) -> N
     for number in range(1, 34):
         found = built.session.run(*pad(ends[:number], built.model.pad_id), past)
         np.testing.assert_array_equal(found, whole[:number])
+
+
+def test_fronts_that_are_computed_together_are_those_computed_alone(built: Built) -> None:
+    trunk, *fronts, end = random_prompts((20, 2, 12, 30, 9))
+    past = built.session.extend(trunk[None])
+    if not built.session.shares_past:
+        with pytest.raises(ValueError, match="gives the past of one row"):
+            built.session.extend_each(*pad(fronts, built.model.pad_id), past)
+        return
+    for side in ("left", "right"):
+        found = built.session.extend_each(*pad(fronts, built.model.pad_id, side), past)
+        for front, each in zip(fronts, found, strict=True):
+            assert each.num_tokens == 20 + len(front)
+            rest = end[None], np.ones((1, 9), np.int64)
+            alone = built.session.run(*rest, built.session.extend(front[None], past))
+            np.testing.assert_array_equal(built.session.run(*rest, each), alone)
+
+
+def test_the_beginning_that_was_asked_for_last_is_remembered(built: Built) -> None:
+    one, other = random_prompts((30, 30))
+    past = built.session.extend(one[None])
+    assert (built.session.extend(one[None]) is past) == built.session.shares_past
+    assert built.session.extend(other[None]) is not past
+    end = np.array([[5, 6, 7]])
+    whole = built.logits([np.concatenate([other, end[0]])])
+    again = built.session.extend(other[None])
+    np.testing.assert_array_equal(built.session.run(end, np.ones_like(end), again), whole)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from shardrank.types import Int64Array, Prompts
+from shardrank.types import Int32Array, Int64Array, Prompts
 
 _MAX_NEW_TOKENS = 256
 """Of a run that continues a past; more gain nothing (docs/decisions/017-packed.md)."""
@@ -49,12 +51,17 @@ def left_pad(
 
     start: how many first tokens of each are left out; every prompt is longer.
     """
-    lengths = prompts.offsets[indices + 1] - prompts.offsets[indices] - start
+    return pad_rows([prompts[index][start:] for index in indices], pad_id)
+
+
+def pad_rows(rows: Sequence[Int32Array], pad_id: int) -> tuple[Int64Array, Int64Array]:
+    """input_ids and attention_mask, int64 [num_rows, longest], of rows of ids."""
+    lengths = np.array([len(row) for row in rows], np.int64)
     longest = int(lengths.max(initial=0))
     is_token = np.arange(longest) >= longest - lengths[:, None]
     input_ids = np.full(is_token.shape, pad_id, np.int64)
-    # A boolean index counts row by row, which is the order of the prompts' ids.
-    input_ids[is_token] = np.concatenate([prompts[index][start:] for index in indices])
+    # A boolean index counts row by row.
+    input_ids[is_token] = np.concatenate([np.zeros(0, np.int32), *rows])
     return input_ids, is_token.astype(np.int64)
 
 
@@ -83,11 +90,7 @@ def plan_continuations(
     for place in order.tolist():
         length = int(num_new[place])
         size = len(batches[-1]) + 1 if batches else 1
-        if (
-            batches
-            and num_tokens + length <= most
-            and size * num_past <= _MAX_PAST_TOKENS
-        ):
+        if batches and num_tokens + length <= most and size * num_past <= _MAX_PAST_TOKENS:
             batches[-1].append(place)
             num_tokens += length
         else:

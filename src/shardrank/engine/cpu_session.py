@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from shardrank.engine.keys_and_values import KeysAndValues
 from shardrank.engine.layouts import (
     BATCHES_PAST,
+    KEEPS_PAST,
     OUTPUT_NAME,
     SHARES_PAST,
     past_names,
@@ -95,9 +96,28 @@ class CpuSession:
             self._remembered = key, extended
         return extended
 
+    def extend_each(
+        self, input_ids: Int64Array, attention_mask: Int64Array, past: Past | None = None
+    ) -> list[KeysAndValues]:
+        """Keys and values of the past and of each row, int64 [num_rows, longest].
+
+        Raises ValueError as `run`, or for a graph whose rows have pasts of their own.
+        """
+        refuse_broken_mask(attention_mask)
+        if not self._shares_past:
+            raise ValueError("this graph gives the past of one row; give it one prompt")
+        arrays = self._run(self._present_names, self._feeds(input_ids, attention_mask, past), past)
+        lengths = attention_mask.sum(axis=1) + (0 if past is None else past.num_tokens)
+        return [
+            KeysAndValues([np.ascontiguousarray(each[[row], :, :length]) for each in arrays])
+            for row, length in enumerate(lengths.tolist())
+        ]
+
     def _run(
         self, outputs: list[str], feeds: dict[str, NDArray[Any]], past: Past | None
     ) -> list[Float32Array]:
+        if self._shares_past:
+            feeds[KEEPS_PAST] = np.array([int(outputs is self._present_names)], np.int64)
         num_rows, width = feeds["input_ids"].shape
         num_seen = num_rows * (width + (0 if past is None else past.num_tokens))
         is_long = num_seen > _SHRINKING_TOKENS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -79,6 +80,12 @@ class HalvingSession:
         )
 
     def extend(self, input_ids: Int64Array, past: Past | None = None) -> Past:
+        """Not in this layout: raises ValueError."""
+        raise ValueError("a graph of layout padded gives no past; give it whole prompts")
+
+    def extend_each(
+        self, input_ids: Int64Array, attention_mask: Int64Array, past: Past | None = None
+    ) -> Sequence[Past]:
         """Not in this layout: raises ValueError."""
         raise ValueError("a graph of layout padded gives no past; give it whole prompts")
 

@@ -31,6 +31,10 @@ SHARES_PAST = {"past": "shared"}
 """What a graph says of itself whose past is of one row, for prompts of any number."""
 
 
+KEEPS_PAST = "keeps_past"
+"""Input of the layout `fused-prefix`, int64 [1]: 1 where present is asked for, else 0."""
+
+
 def past_names(layer: int) -> tuple[str, str]:
     """Inputs of the layout `prefix`: keys and values of the tokens before."""
     return f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"

@@ -38,7 +38,9 @@ def read_processor() -> str:
     """What tells two kinds of processors apart: maker, model and flags in /proc/cpuinfo."""
     path = Path("/proc/cpuinfo")
     first = path.read_text(errors="replace").split("\n\n")[0] if path.is_file() else ""
-    told = re.findall(r"^(?:vendor_id|model name|flags|CPU part|Features)\s*:.*$", first, flags=re.MULTILINE)
+    told = re.findall(
+        r"^(?:vendor_id|model name|flags|CPU part|Features)\s*:.*$", first, flags=re.MULTILINE
+    )
     return "\n".join([platform.machine(), *told])
 
 

@@ -15,6 +15,7 @@ from shardrank.engine.cuda_device import read_cuda_device
 from shardrank.engine.cuda_runner import CudaRunner
 from shardrank.engine.halving_session import HalvingSession
 from shardrank.engine.layouts import (
+    KEEPS_PAST,
     LAYOUTS,
     OUTPUT_NAME,
     PAGED_CACHES,
@@ -34,7 +35,7 @@ _INPUT_NAMES = {
     "padded": _BATCH_INPUTS,
     "fused": _BATCH_INPUTS,
     "prefix": _BATCH_INPUTS,
-    "fused-prefix": _BATCH_INPUTS,
+    "fused-prefix": {*_BATCH_INPUTS, KEEPS_PAST},
     "paged": {*PAGED_INPUTS, *PAGED_CACHES},
 }
 _WITH_PAST = ("prefix", "fused-prefix")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Protocol
@@ -110,6 +111,12 @@ class PagedSession:
         return self.score(unpad(input_ids, attention_mask), np.arange(len(input_ids)))
 
     def extend(self, input_ids: Int64Array, past: Past | None = None) -> Past:
+        """Not in this layout: raises ValueError."""
+        raise ValueError("a graph of layout paged gives no past; give it whole prompts")
+
+    def extend_each(
+        self, input_ids: Int64Array, attention_mask: Int64Array, past: Past | None = None
+    ) -> Sequence[Past]:
         """Not in this layout: raises ValueError."""
         raise ValueError("a graph of layout paged gives no past; give it whole prompts")
 

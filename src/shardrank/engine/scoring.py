@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from shardrank.engine.batching import left_pad
+from shardrank.engine.batching import left_pad, pad_rows
 from shardrank.engine.paged_session import PagedSession
 from shardrank.engine.prefixes import (
     Plan,
@@ -78,13 +78,16 @@ def score_prompts(
         else:
             plan = plan_without_prefixes(prompts, firsts, options.max_batch_tokens)
         callers = _Callers(session, prompts, pad_id, plan)
-        schedule = Schedule(plan.groups, prompts.lengths, options.max_tokens_in_hand)
+        # Fronts are short, and a run reads all weights: each caller computes its share at once.
+        share = -(-len(plan.groups) // options.num_callers)
+        max_fronts = share if session.shares_past else 1
+        schedule = Schedule(plan.groups, prompts.lengths, options.max_tokens_in_hand, max_fronts)
 
-        def work_on(work: Work) -> Past | None:
+        def work_on(work: Work) -> Sequence[Past | None]:
             if work.batch is None:
-                return callers.front(work)
+                return callers.fronts(work)
             logits[row_of[work.batch]] = callers.score(work)
-            return None
+            return ()
 
         _run(schedule, work_on, options.num_callers)
     return logits[places]
@@ -103,10 +106,18 @@ class _Callers:
             ids = prompts[int(plan.groups[0].batches[0][0])]
             self._trunk = self._extend(ids[: plan.trunk], None)
 
-    def front(self, work: Work) -> Past | None:
-        """Keys and values of a group's front."""
-        ids = self._prompts[int(work.group.batches[0][0])]
-        return self._extend(ids[: work.group.num_shared], self._trunk)
+    def fronts(self, work: Work) -> Sequence[Past | None]:
+        """Keys and values of the fronts of groups."""
+        start = 0 if self._trunk is None else self._trunk.num_tokens
+        fronts = [
+            self._prompts[int(group.batches[0][0])][: group.num_shared] for group in work.groups
+        ]
+        short = [i for i, ids in enumerate(fronts) if 0 < len(ids) - start <= self._chunk_tokens]
+        if not self._session.shares_past or len(short) < 2:
+            return [self._extend(ids, self._trunk) for ids in fronts]
+        padded = pad_rows([fronts[i][start:] for i in short], self._pad_id)
+        together = dict(zip(short, self._session.extend_each(*padded, self._trunk), strict=True))
+        return [together.get(i) or self._extend(ids, self._trunk) for i, ids in enumerate(fronts)]
 
     def score(self, work: Work) -> Float32Array:
         """Logits of a batch."""
@@ -131,7 +142,9 @@ class _Callers:
         return past
 
 
-def _run(schedule: Schedule, work_on: Callable[[Work], Past | None], num_callers: int) -> None:
+def _run(
+    schedule: Schedule, work_on: Callable[[Work], Sequence[Past | None]], num_callers: int
+) -> None:
     """Work until nothing is left, this thread being one of the callers."""
     errors: list[BaseException] = []
 

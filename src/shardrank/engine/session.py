@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, Protocol
 
@@ -69,6 +70,12 @@ class Session(Protocol):
 
     def extend(self, input_ids: Int64Array, past: Past | None = None) -> Past:
         """The past after these tokens, int64 [1, num_tokens]; an even number in all."""
+        ...
+
+    def extend_each(
+        self, input_ids: Int64Array, attention_mask: Int64Array, past: Past | None = None
+    ) -> Sequence[Past]:
+        """The past after each row of arrays as `run` takes; only if shares_past."""
         ...
 
 

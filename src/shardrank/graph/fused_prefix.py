@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from shardrank.engine.layouts import OPERATOR_DOMAIN, SHARES_PAST, past_names, present_names
+import numpy as np
+
+from shardrank.engine.layouts import (
+    KEEPS_PAST,
+    OPERATOR_DOMAIN,
+    SHARES_PAST,
+    past_names,
+    present_names,
+)
 from shardrank.graph.layout import Operators
 from shardrank.graph.prefix import PrefixLayout
+from shardrank.graph.writer import Tensor
 
 
 class FusedPrefixLayout(PrefixLayout):
@@ -13,7 +22,8 @@ class FusedPrefixLayout(PrefixLayout):
     What works token by token is as in `prefix`. The attention is causal, computes no future, and in
     bfloat16 where the processor multiplies that. Sums run in the order of absolute positions, so
     that a prompt's logits are the same bits alone, together, whole and in pieces of any size.
-    present is empty for a run of several prompts, whose keys and values nobody asks for.
+    keeps_past: int64 [1], 1 where present is asked for; else it is empty, and costs nothing. It is
+    of all rows, [batch, heads, past + longest, size], each beginning at its first token.
 
     Needs engine.operators, and heads and widths of a multiple of 32 values (graph.layouts refuses
     others).
@@ -23,11 +33,18 @@ class FusedPrefixLayout(PrefixLayout):
     past_rows = "past_batch"
     norms_heads = True
     operators: Operators = "cpu"
+    more_inputs = (Tensor(KEEPS_PAST, (1,), np.int64),)
 
     def attend(self, query: str, key: str, value: str, name: str, layer: int) -> str:
         """One layer's norms, rotary positions and attention, [tokens, heads x size]."""
         given = [query, key, value, f"{name}.q_norm.weight", f"{name}.k_norm.weight"]
-        given += ["rotary.cosines", "rotary.sines", self._packed.ends, *past_names(layer)]
+        given += [
+            "rotary.cosines",
+            "rotary.sines",
+            self._packed.ends,
+            *past_names(layer),
+            KEEPS_PAST,
+        ]
         return self._writer.node(
             "PackedAttention",
             given,

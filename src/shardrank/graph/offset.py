@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 
 from shardrank.config import PromptStyle
 from shardrank.engine.batching import left_pad, plan_batches
+from shardrank.engine.layouts import KEEPS_PAST
 from shardrank.engine.machine import num_cores
 from shardrank.engine.model import GRAPH_NAME
 from shardrank.engine.operators import find_library
@@ -102,7 +103,9 @@ class OffsetFinder:
         if library is not None:
             options.register_custom_ops_library(str(library))
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        pasts = [node for node in session.get_inputs() if node.name.startswith("past_key_values.")]
+        inputs = session.get_inputs()
+        pasts = [node for node in inputs if node.name.startswith("past_key_values.")]
+        has_choice = any(node.name == KEEPS_PAST for node in inputs)
         logits = np.empty((len(prompts), 2), np.float32)
         for batch in plan_batches(prompts.lengths, _BATCH_TOKENS):
             ids, mask = left_pad(prompts, batch, self.answers.pad)
@@ -110,6 +113,8 @@ class OffsetFinder:
                 node.name: np.empty((len(ids), node.shape[1], 0, node.shape[3]), np.float32)
                 for node in pasts
             }
+            if has_choice:
+                feeds[KEEPS_PAST] = np.zeros(1, np.int64)
             logits[batch] = session.run([_LOGITS], feeds)[0]
         return logits
 

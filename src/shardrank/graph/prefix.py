@@ -33,6 +33,7 @@ class PrefixLayout:
     past_rows = "batch"
     norms_heads = False
     operators: Operators = ""
+    more_inputs: tuple[Tensor, ...] = ()
 
     def __init__(self, writer: GraphWriter, architecture: Architecture) -> None:
         self._writer = writer
@@ -64,7 +65,7 @@ class PrefixLayout:
             for names, length in ((past_names, "past"), (present_names, "seen"))
         )
         self._writer.save(
-            [*BATCH_INPUTS, *pasts],
+            [*BATCH_INPUTS, *self.more_inputs, *pasts],
             [Tensor(logits, ("batch", 2), np.float32), *presents],
             metadata=self.metadata,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shardrank.engine.session import Past, Session, SessionDescription
@@ -57,6 +58,13 @@ class MeteredSession:
         """The past after these tokens."""
         self._add(input_ids.size, input_ids.size)
         return self._session.extend(input_ids, past)
+
+    def extend_each(
+        self, input_ids: Int64Array, attention_mask: Int64Array, past: Past | None = None
+    ) -> Sequence[Past]:
+        """The past after each row."""
+        self._add(int(attention_mask.sum()), attention_mask.size)
+        return self._session.extend_each(input_ids, attention_mask, past)
 
     def take(self) -> Batches:
         """What went through since this was last asked."""

@@ -12,7 +12,7 @@ typedef struct {
   const int64_t* ends;
   float *attended, *present_key, *present_value;
   int64_t num_rows, num_past, past_rows, num_tokens, longest;
-  int heads, key_heads, size;
+  int heads, key_heads, size, keeps;
   float epsilon;
   int failed;
   /* Heads of all tokens, turned: [key heads][tokens][query heads of it][size], and without that
@@ -65,14 +65,13 @@ static void turn_tokens(void* given, size_t index) {
     }
     for (int h = 0; h < own->key_heads; h++) {
       const int64_t at = (t * own->key_heads + h) * size, to = (h * own->num_tokens + t) * size;
-      const int64_t present = (h * seen + position) * size;
-      const int is_alone = own->num_rows == 1;
+      const int64_t present = ((row * own->key_heads + h) * seen + position) * size;
       turn(own->key + at, own->key_weight, cosines, sines, size, own->epsilon, 1.0f,
-           own->keys + to, is_alone ? own->present_key + present : NULL);
+           own->keys + to, own->keeps ? own->present_key + present : NULL);
       for (int i = 0; i < size; i += LANES) {
         Vector value = load(own->value + at + i);
         shorten(own->values + to + i, value);
-        if (is_alone) store(own->present_value + present + i, value);
+        if (own->keeps) store(own->present_value + present + i, value);
       }
     }
   }

@@ -7,10 +7,12 @@
  *   SiluProduct(gate, up) -> product
  *   HalfProduct(values, weight in bfloat16 [n / 32, inputs / 2, 32, 2]) -> product
  *   PackedAttention(query, key, value, query_weight, key_weight, cosines, sines, ends,
- *                   past_key, past_value; epsilon) -> attended, present_key, present_value
+ *                   past_key, past_value, keeps_past; epsilon)
+ *                   -> attended, present_key, present_value
  *
  * Values are [tokens, n]; integers uint8 with zero at 128; offsets 128 times the sums of a weight's
- * columns. A gated product has n / 2 columns: SiLU of the first 16 of every 32 times the others.
+ * columns. keeps_past is 1 where present keys and values of the rows are asked for, else 0: they
+ * are empty then. A gated product has n / 2 columns: SiLU of the first 16 of every 32 times the others.
  * What a token gets depends on that token and those before it in its row alone, bit for bit: integers
  * add up exactly, and sums run in the order of channels and of absolute positions, whatever else is in
  * the run and however much of a row is past.
@@ -124,13 +126,14 @@ static Status compute_product(Kernel* kernel, void* context) {
 
 static Status compute_attention(Kernel* kernel, void* context) {
   enum {
-    QUERY, KEY, VALUE, QUERY_WEIGHT, KEY_WEIGHT, COSINES, SINES, ENDS, PAST_KEY, PAST_VALUE
+    QUERY, KEY, VALUE, QUERY_WEIGHT, KEY_WEIGHT, COSINES, SINES, ENDS, PAST_KEY, PAST_VALUE, KEEPS
   };
   Api api = kernel->api;
-  Tensor given[PAST_VALUE + 1];
+  Tensor given[KEEPS + 1];
   Status status = NULL;
-  for (size_t i = 0; !status && i <= PAST_VALUE; i++) status = read_input(api, context, i, given + i);
+  for (size_t i = 0; !status && i <= KEEPS; i++) status = read_input(api, context, i, given + i);
   if (status) return status;
+  if (given[KEEPS].size != 1) return fail(api, "keeps_past is one number", given[KEEPS].size);
   const int64_t size = given[QUERY_WEIGHT].size, num_tokens = given[QUERY].axes[0];
   const Tensor* past = given + PAST_KEY;
   Attention own = {
@@ -165,9 +168,9 @@ static Status compute_attention(Kernel* kernel, void* context) {
     return fail(api, "the last row must end with the last token", num_tokens);
   if (own.num_past + own.longest > cosines->axes[0])
     return fail(api, "the rotary tables are shorter than the rows", own.num_past + own.longest);
-  /* Keys and values are handed on for a row that stands alone; nobody asks for those of several. */
-  const int is_alone = own.num_rows == 1;
-  const int64_t axes[4] = {is_alone, own.key_heads, is_alone ? own.num_past + own.longest : 0, size};
+  own.keeps = *(const int64_t*)given[KEEPS].data == 1;
+  const int64_t seen = own.num_past + own.longest, part = own.num_past * size;
+  const int64_t axes[4] = {own.keeps ? own.num_rows : 0, own.key_heads, own.keeps ? seen : 0, size};
   status = make_output(api, context, 0, given[QUERY].axes, 2, &own.attended);
   if (!status) status = make_output(api, context, 1, axes, 4, &own.present_key);
   if (!status) status = make_output(api, context, 2, axes, 4, &own.present_value);
@@ -176,13 +179,10 @@ static Status compute_attention(Kernel* kernel, void* context) {
   Spare spare = take((num_tokens * own.heads * size + 2 * key_size) * sizeof(Stored));
   if (!spare.memory) return fail(api, "no memory for so many tokens", num_tokens);
   own.keys = spare.memory, own.values = own.keys + key_size, own.queries = own.values + key_size;
-  /* A row that stands alone hands its past on, too. */
-  if (is_alone && own.num_past) {
-    const int64_t seen = own.num_past + own.longest, part = own.num_past * size;
-    for (int h = 0; h < own.key_heads; h++) {
-      memcpy(own.present_key + h * seen * size, own.past_key + h * part, part * sizeof(float));
-      memcpy(own.present_value + h * seen * size, own.past_value + h * part, part * sizeof(float));
-    }
+  for (int64_t h = 0; part && own.keeps && h < own.num_rows * own.key_heads; h++) {
+    const int64_t from = (own.past_rows == 1 ? h % own.key_heads : h) * part;
+    memcpy(own.present_key + h * seen * size, own.past_key + from, part * sizeof(float));
+    memcpy(own.present_value + h * seen * size, own.past_value + from, part * sizeof(float));
   }
   const int64_t num_pieces = (num_tokens + PIECE - 1) / PIECE;
   status = parallel_for(api, context, turn_tokens, num_pieces, &own);
@@ -230,13 +230,13 @@ static int type_of_input(const Operator* own, size_t index) {
   static const int of_integers[] = {UINT8, FLOAT, INT8, FLOAT, INT32};
   if (own->kernel == INTEGER_PRODUCT) return of_integers[index];
   if (own->kernel == HALF_PRODUCT && index == 1) return BFLOAT16;
-  return own->kernel == PACKED_ATTENTION && index == 7 ? INT64 : FLOAT;
+  return own->kernel == PACKED_ATTENTION && (index == 7 || index == 10) ? INT64 : FLOAT;
 }
 static int type_of_output(const Operator* own, size_t index) {
   return own->kernel == ROW_QUANTIZE && index == 0 ? UINT8 : FLOAT;
 }
 static size_t inputs_of(const Operator* own) {
-  static const size_t numbers[] = {1, 5, 3, 2, 2, 10};
+  static const size_t numbers[] = {1, 5, 3, 2, 2, 11};
   return numbers[own->kernel];
 }
 static size_t outputs_of(const Operator* own) {
