@@ -87,7 +87,7 @@ def _options_for(processor: str) -> Sequence[str]:
     """Of the compiler, for a processor as `read_processor` describes it."""
     if platform.machine() not in _X86:
         return ()
-    # Intel's multiply two bfloat16 in twice the time of one float32 (docs/decisions/022).
+    # Intel's do half as many products of bfloat16 as of float32 (docs/decisions/023).
     return ("-march=native", *(["-mno-avx512bf16"] if "GenuineIntel" in processor else []))
 
 

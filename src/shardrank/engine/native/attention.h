@@ -154,7 +154,8 @@ static void pack_new(const Attention* own, int head, int64_t start, int64_t num_
   }
 }
 
-/* One key head and the query heads that share it, for every row of the run. */
+/* One key head and the query heads that share it, for every row of the run. Keys of a tile's future
+ * have shares of zero, so what is no number reaches a few tokens before it, of its own row. */
 static void attend_head(void* given, size_t index) {
   Attention* own = given;
   const int size = own->size, group = own->heads / own->key_heads, head = (int)index;
