@@ -98,7 +98,20 @@ def test_continuations_of_one_past_share_longer_runs_where_there_is_enough_to_do
     most = min(768, max(256, num_all // 8))
     assert all(len(batch) == 1 or num_new[batch].sum() <= most for batch in batches)
     assert all((np.diff(num_new[batch]) <= 0).all() for batch in batches)
-    assert len(batches) <= 1 + 2 * num_new.sum() / most
+    # No fewer runs would do, and no shorter ones.
+    longest = max((int(num_new[batch].sum()) for batch in batches if len(batch) > 1), default=0)
+    assert len(batches) == num_runs(num_new, most)
+    assert longest <= 1 or num_runs(num_new, longest - 1) > len(batches)
+
+
+def num_runs(num_new: np.ndarray, most: int) -> int:
+    """Of neighbours, the longest first, each as long as it may be."""
+    number, num_tokens = 0, most
+    for length in sorted(num_new.tolist(), reverse=True):
+        num_tokens += length
+        if num_tokens > most:
+            number, num_tokens = number + 1, length
+    return number
 
 
 def test_the_documents_of_one_query_are_cut_for_several_callers() -> None:

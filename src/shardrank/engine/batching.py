@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -100,16 +101,23 @@ def plan_continuations(
 
 
 def _cut_evenly(num_new: Int64Array, order: Int64Array, most: int) -> list[Int64Array]:
-    """Neighbours in the order, in about equal runs of at most so many tokens, or of one prompt.
+    """Neighbours in the order, in as few runs of at most so many tokens, or of one prompt, as go.
 
-    Callers that take equal runs end together.
+    Of all such cuts one whose longest run is shortest: callers that take equal runs end together.
     """
-    lengths = num_new[order]
-    middles, total = np.cumsum(lengths) - lengths / 2, int(lengths.sum())
-    num_runs = -(-total // most)
-    while True:
-        run_of = (middles * num_runs / max(total, 1)).astype(np.int64)
-        runs = np.split(order, np.flatnonzero(np.diff(run_of)) + 1)
-        if all(len(run) == 1 or num_new[run].sum() <= most for run in runs):
-            return [run for run in runs if len(run)]
-        num_runs += 1
+    ends = np.cumsum(num_new[order])
+
+    def cut(limit: int) -> list[int]:
+        stops = [0]
+        while stops[-1] < len(order):
+            start = stops[-1]
+            done = int(ends[start - 1]) if start else 0
+            stops.append(max(start + 1, int(np.searchsorted(ends, done + limit, side="right"))))
+        return stops
+
+    num_runs, low, high = len(cut(most)), 1, most
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(cut(middle)) <= num_runs else (middle + 1, high)
+    stops = cut(high)
+    return [order[start:stop] for start, stop in pairwise(stops)]

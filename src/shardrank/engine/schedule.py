@@ -10,7 +10,7 @@ from shardrank.engine.prefixes import Group
 from shardrank.engine.session import Past
 from shardrank.types import Int64Array
 
-MAX_FRONT_TOKENS = 512
+MAX_FRONT_TOKENS, MAX_FRONT_TOKENS_PER_CALLER = 2048, 512
 """Of fronts that are computed together; they are kept, at 0.23 MB a token in the 0.6B shape."""
 
 
@@ -32,7 +32,8 @@ class Schedule:
     """Hands out work to callers; safe to use from several threads.
 
     A batch whose front is ready goes before a front that is not, so that no more fronts are in
-    memory than callers compute at once: max_fronts of MAX_FRONT_TOKENS tokens together, or one.
+    memory than callers compute at once: a caller's share of the groups, of a bounded number of
+    tokens together, or one.
     max_tokens bounds what all callers together have in hand: a prompt that is longer waits until it
     is alone.
     """
@@ -42,10 +43,13 @@ class Schedule:
         groups: Sequence[Group],
         lengths: Int64Array,
         max_tokens: int,
-        max_fronts: int = 1,
+        num_sharing: int = 0,
     ) -> None:
+        """num_sharing: callers that compute several fronts at once; 0 for one after the other."""
+        callers = max(1, num_sharing)
+        self._max_fronts = -(-len(groups) // callers) if num_sharing else 1
+        self._max_front_tokens = min(MAX_FRONT_TOKENS_PER_CALLER, MAX_FRONT_TOKENS // callers)
         self._lengths = lengths
-        self._max_fronts = max_fronts
         self._max_tokens = max_tokens
         self._closed = list(reversed(groups))
         self._open: list[Work] = []
@@ -97,7 +101,7 @@ class Schedule:
         num_tokens = 0
         for group in reversed(self._closed[-self._max_fronts :]):
             num_tokens += group.num_shared
-            if groups and (num_tokens > MAX_FRONT_TOKENS or not group.num_shared):
+            if groups and (num_tokens > self._max_front_tokens or not group.num_shared):
                 num_tokens -= group.num_shared
                 break
             groups.append(group)

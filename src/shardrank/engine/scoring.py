@@ -79,9 +79,8 @@ def score_prompts(
             plan = plan_without_prefixes(prompts, firsts, options.max_batch_tokens)
         callers = _Callers(session, prompts, pad_id, plan)
         # Fronts are short, and a run reads all weights: each caller computes its share at once.
-        share = -(-len(plan.groups) // options.num_callers)
-        max_fronts = share if session.shares_past else 1
-        schedule = Schedule(plan.groups, prompts.lengths, options.max_tokens_in_hand, max_fronts)
+        num_sharing = options.num_callers if session.shares_past else 0
+        schedule = Schedule(plan.groups, prompts.lengths, options.max_tokens_in_hand, num_sharing)
 
         def work_on(work: Work) -> Sequence[Past | None]:
             if work.batch is None:

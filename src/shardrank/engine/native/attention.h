@@ -202,10 +202,11 @@ static void attend_head(void* given, size_t index) {
         mix_block(room.shares, room.capacity, room.values + channel * room.capacity, num_shown,
                   num_taken, sums);
         for (int64_t q = first; q < last; q++) {
+          const float share = 1.0f / totals[q - first];
           const int64_t head_place = (start + q / group) * own->heads + head * group + q % group;
           float* to = own->attended + head_place * size + channel;
-          store(to, sums[q - first][0] / totals[q - first]);
-          store(to + LANES, sums[q - first][1] / totals[q - first]);
+          store(to, sums[q - first][0] * share);
+          store(to + LANES, sums[q - first][1] * share);
         }
       }
     }

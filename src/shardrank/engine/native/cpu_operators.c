@@ -164,7 +164,7 @@ static Status compute_attention(Kernel* kernel, void* context) {
     if (own.ends[row] < start) return fail(api, "ends of rows must not fall", own.ends[row]);
     if (own.ends[row] - start > own.longest) own.longest = own.ends[row] - start;
   }
-  if (own.num_rows && own.ends[own.num_rows - 1] != num_tokens)
+  if (own.num_rows ? own.ends[own.num_rows - 1] != num_tokens : num_tokens != 0)
     return fail(api, "the last row must end with the last token", num_tokens);
   if (own.num_past + own.longest > cosines->axes[0])
     return fail(api, "the rotary tables are shorter than the rows", own.num_past + own.longest);

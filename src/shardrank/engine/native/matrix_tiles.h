@@ -7,7 +7,8 @@
 
 enum { TILED_ROWS = 32, TILED_INPUTS = 64 };
 
-#if defined __AMX_INT8__ && defined __linux__
+/* GCC has one name for it, clang another. */
+#if (defined __AMX_INT8__ || defined __AMXINT8__) && defined __linux__
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>

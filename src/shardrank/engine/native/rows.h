@@ -47,18 +47,30 @@ static void rotate(const float* from, int64_t number, int64_t size, float* value
       }
 }
 
+static inline Integers larger_bits(Integers a, Integers b) {
+  Integers is = a > b;
+  return (is & a) | (~is & b);
+}
+
 static void quantize_row(const float* values, int64_t number, float* scale, uint8_t* integers) {
-  Vector most = all(0.0f), nothing = all(0.0f);
-  for (int64_t i = 0; i < number; i += LANES) {
-    Vector each = load(values + i);
-    most = larger(most, larger(each, -each));
-    nothing += each * 0.0f;
+  /* Without their signs numbers are in the order of their bits, and what is none comes after them. */
+  Integers most = {0}, others = {0};
+  int64_t i = 0;
+  for (; i + 2 * LANES <= number; i += 2 * LANES) {
+    most = larger_bits(most, (Integers)load(values + i) & 0x7fffffff);
+    others = larger_bits(others, (Integers)load(values + i + LANES) & 0x7fffffff);
   }
+  for (; i < number; i += LANES) most = larger_bits(most, (Integers)load(values + i) & 0x7fffffff);
+  most = larger_bits(most, others);
+  int largest = 0;
+  for (int lane = 0; lane < LANES; lane++) largest = most[lane] > largest ? most[lane] : largest;
+  float value;
+  memcpy(&value, &largest, sizeof value);
   /* What is not a number, or infinite, makes the whole token so. */
-  *scale = largest_of(most) / 127.0f;
-  *scale = (*scale < 1e-30f ? 1e-30f : *scale) + sum_of(nothing);
+  *scale = value / 127.0f;
+  *scale = (*scale < 1e-30f ? 1e-30f : *scale) + value * 0.0f;
   const float per = 1.0f / *scale;
-  for (int64_t i = 0; i < number; i += LANES) {
+  for (i = 0; i < number; i += LANES) {
     /* 1.5 x 2^23 rounds half to even, and leaves the integer, 128 added, in the last bits. */
     Integers rounded = (Integers)(load(values + i) * per + 12583040.0f);
     Bytes few = __builtin_convertvector(rounded & 255, Bytes);

@@ -3,7 +3,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-enum { MAX_SPARE = 64, LARGEST_SPARE = 64 << 20 };
+enum { MAX_SPARE = 64, LARGEST_SPARE = 24 << 20 };
 typedef struct {
   void* memory;
   size_t num_bytes;
@@ -15,9 +15,18 @@ static pthread_mutex_t spares_lock = PTHREAD_MUTEX_INITIALIZER;
 static Spare take(size_t num_bytes) {
   Spare found = {NULL, 0};
   pthread_mutex_lock(&spares_lock);
-  if (num_spares) found = spares[--num_spares];
+  int best = -1; /* the smallest that fits */
+  for (int i = 0; i < num_spares; i++)
+    if (spares[i].num_bytes >= num_bytes && (best < 0 || spares[i].num_bytes < spares[best].num_bytes))
+      best = i;
+  /* Where none does, one makes room for it: sizes follow the runs. */
+  if (best >= 0 || num_spares) {
+    const int taken = best >= 0 ? best : num_spares - 1;
+    found = spares[taken];
+    spares[taken] = spares[--num_spares];
+  }
   pthread_mutex_unlock(&spares_lock);
-  if (found.num_bytes >= num_bytes) return found;
+  if (best >= 0) return found;
   free(found.memory);
   found.num_bytes = (num_bytes + num_bytes / 4 + 4095) / 4096 * 4096;
   found.memory = aligned_alloc(4096, found.num_bytes);
