@@ -227,12 +227,14 @@ def compare(
         for name, engine in engines.items():
             # Right before and after, since the clock of a processor wanders.
             is_ours = name == "shardrank"
-            rates += [product_rate(num_cores())] if is_ours else []
-            if reranker.session.takes_past:
+            if is_ours:
+                rates.append(product_rate(num_cores()))
+            if is_ours and reranker.session.takes_past:
                 # What is remembered of the round before is not to help.
                 reranker.session.extend(np.zeros((1, 2), np.int64))
             times[name].add(partial(engine, len(pairs)))
-            rates += [product_rate(num_cores())] if is_ours else []
+            if is_ours:
+                rates.append(product_rate(num_cores()))
     assert np.array_equal(scores["shardrank"], scores["shardrank, no reuse"])
     quantiles = np.percentile(prompts.lengths, [0, 50, 100]).astype(int)
     computed = num_computed_tokens(prompts, reranker.session)

@@ -100,11 +100,11 @@ class Schedule:
         groups: list[Group] = []
         num_tokens = 0
         for group in reversed(self._closed[-self._max_fronts :]):
-            num_tokens += group.num_shared
-            if groups and (num_tokens > self._max_front_tokens or not group.num_shared):
-                num_tokens -= group.num_shared
+            is_full = num_tokens + group.num_shared > self._max_front_tokens
+            if groups and (is_full or not group.num_shared):
                 break
             groups.append(group)
+            num_tokens += group.num_shared
         return Work(tuple(groups), None, None, num_tokens)
 
     def _offer(self, group: Group, past: Past | None) -> None:

@@ -11,13 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardrank.engine.layouts import OPERATOR_DOMAIN
+from shardrank.graph.column_blocks import pack_columns
 from shardrank.graph.linear import PlainProducts
 from shardrank.graph.weights import Checkpoint
 from shardrank.graph.writer import GraphWriter
 from shardrank.types import Float32Array
-
-HALF_COLUMNS = 32
-"""Outputs that engine/native/product.h works on at once; others have no kernel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +44,4 @@ class HalfLinear(PlainProducts):
 
 def pack_halves(rows: Float32Array) -> NDArray[Any]:
     """Weights [outputs, inputs] as bfloat16 [outputs / 32, inputs / 2, 32, 2]."""
-    inputs = rows.shape[1]
-    blocks = rows.astype(ml_dtypes.bfloat16).reshape(-1, HALF_COLUMNS, inputs // 2, 2)
-    return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3))
+    return pack_columns(rows.astype(ml_dtypes.bfloat16), 2)

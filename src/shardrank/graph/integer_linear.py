@@ -10,15 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardrank.engine.layouts import OPERATOR_DOMAIN
+from shardrank.graph.column_blocks import BLOCK_COLUMNS, pack_columns
 from shardrank.graph.quantize import Int8Array, quantize_rows
 from shardrank.graph.rotation import rotate_weights, rotation_size
 from shardrank.graph.weights import Checkpoint
 from shardrank.graph.writer import GraphWriter
 from shardrank.types import Float32Array
 
-INTEGER_COLUMNS = 32
-"""Outputs that engine/native/integer_product.h works on at once; others have no kernel."""
-_TOGETHER = 4
 _ZERO_POINT = 128
 
 
@@ -88,12 +86,10 @@ class IntegerLinear:
 
 def pack_integers(rows: Int8Array) -> Int8Array:
     """Weights [outputs, inputs] as [outputs / 32, inputs / 4, 32, 4]."""
-    inputs = rows.shape[1]
-    blocks = rows.reshape(-1, INTEGER_COLUMNS, inputs // _TOGETHER, _TOGETHER)
-    return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3))
+    return pack_columns(rows, 4)
 
 
 def interleave(gate: NDArray[Any], up: NDArray[Any]) -> NDArray[Any]:
     """Rows of two arrays of one shape, 16 of the one and 16 of the other in turn."""
-    blocks = [array.reshape(-1, INTEGER_COLUMNS // 2, *array.shape[1:]) for array in (gate, up)]
+    blocks = [array.reshape(-1, BLOCK_COLUMNS // 2, *array.shape[1:]) for array in (gate, up)]
     return np.stack(blocks, axis=1).reshape(-1, *gate.shape[1:])

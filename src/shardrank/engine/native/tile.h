@@ -99,24 +99,24 @@ static UNROLLED void mix_rows(const Stored* rows, int64_t stride, const Stored* 
   for (int r = 0; r < num_rows; r++) sums[r][0] = kept[r][0], sums[r][1] = kept[r][1];
 }
 
-/* The same for columns as [num_inputs / TOGETHER][32][TOGETHER]. */
-static APART void mix_block(const Stored* rows, int64_t stride, const Stored* columns,
-                            int64_t num_inputs, int num_rows, Vector sums[][2]) {
-#define MIX(n)                                                                                    \
-  case n:                                                                                         \
-    mix_rows(rows, stride, columns, COLUMNS * TOGETHER, LANES * TOGETHER, num_inputs, n, sums);   \
+static APART void mix_tile(const Stored* rows, int64_t stride, const Stored* columns, int64_t step,
+                           int64_t apart, int64_t num_inputs, int num_rows, Vector sums[][2]) {
+#define MIX(n)                                                               \
+  case n:                                                                    \
+    mix_rows(rows, stride, columns, step, apart, num_inputs, n, sums);       \
     break;
   FOR_ROWS(num_rows, MIX)
 #undef MIX
 }
 
-/* The same for two blocks of columns behind each other, each [num_inputs / TOGETHER][16][TOGETHER]. */
-static APART void mix_blocks(const Stored* rows, int64_t stride, const Stored* columns,
+/* The same for columns as [num_inputs / TOGETHER][32][TOGETHER]. */
+static inline void mix_block(const Stored* rows, int64_t stride, const Stored* columns,
                              int64_t num_inputs, int num_rows, Vector sums[][2]) {
-#define MIX(n)                                                                                    \
-  case n:                                                                                         \
-    mix_rows(rows, stride, columns, LANES * TOGETHER, LANES * num_inputs, num_inputs, n, sums);   \
-    break;
-  FOR_ROWS(num_rows, MIX)
-#undef MIX
+  mix_tile(rows, stride, columns, COLUMNS * TOGETHER, LANES * TOGETHER, num_inputs, num_rows, sums);
+}
+
+/* The same for two blocks of columns behind each other, each [num_inputs / TOGETHER][16][TOGETHER]. */
+static inline void mix_blocks(const Stored* rows, int64_t stride, const Stored* columns,
+                              int64_t num_inputs, int num_rows, Vector sums[][2]) {
+  mix_tile(rows, stride, columns, LANES * TOGETHER, LANES * num_inputs, num_inputs, num_rows, sums);
 }
