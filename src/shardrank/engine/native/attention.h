@@ -15,9 +15,6 @@ typedef struct {
   int heads, key_heads, size, keeps;
   float epsilon;
   int failed;
-  /* Heads of all tokens, turned: [key heads][tokens][query heads of it][size], and without that
-   * axis for keys and values. */
-  Stored *queries, *keys, *values;
 } Attention;
 
 static int64_t round_up(int64_t number, int64_t multiple) {
@@ -46,50 +43,110 @@ static inline void turn(const float* from, const float* weight, const float* cos
   }
 }
 
-/* Every head of some tokens, read as they lie. */
-static void turn_tokens(void* given, size_t index) {
-  Attention* own = given;
-  const int size = own->size, group = own->heads / own->key_heads;
-  const float factor = 1.0f / sqrtf((float)size);
-  const int64_t seen = own->num_past + own->longest;
-  int64_t row = 0, start = 0;
-  for (int64_t t = index * PIECE; t < own->num_tokens && t < (int64_t)(index + 1) * PIECE; t++) {
-    while (t >= own->ends[row]) start = own->ends[row++];
-    const int64_t position = own->num_past + t - start;
-    const float *cosines = own->cosines + position * size / 2;
-    const float *sines = own->sines + position * size / 2;
-    for (int h = 0; h < own->heads; h++) {
-      const int64_t to = ((h / group * own->num_tokens + t) * group + h % group) * size;
-      turn(own->query + (t * own->heads + h) * size, own->query_weight, cosines, sines, size,
-           own->epsilon, factor, own->queries + to, NULL);
-    }
-    for (int h = 0; h < own->key_heads; h++) {
-      const int64_t at = (t * own->key_heads + h) * size, to = (h * own->num_tokens + t) * size;
-      const int64_t present = ((row * own->key_heads + h) * seen + position) * size;
-      turn(own->key + at, own->key_weight, cosines, sines, size, own->epsilon, 1.0f,
-           own->keys + to, own->keeps ? own->present_key + present : NULL);
-      for (int i = 0; i < size; i += LANES) {
-        Vector value = load(own->value + at + i);
-        shorten(own->values + to + i, value);
-        if (own->keeps) store(own->present_value + present + i, value);
+static inline void shorten_all(Stored* to, const float* from, int size) {
+  for (int i = 0; i < size; i += LANES) shorten(to + i, load(from + i));
+}
+
+/* Heads lie far apart, where the processor does not look ahead by itself. */
+static inline void ask_for(const float* head, int size) {
+  for (int i = 0; i < size; i += LANES) __builtin_prefetch(head + i);
+}
+
+typedef struct {
+  /* Of a head, [16][size]: keys and values of 16 positions as they come, and the last ones of a past
+   * that ends between two sixteens. */
+  Stored *new_keys, *new_values, *last_keys, *last_values;
+  Stored *keys, *values, *queries, *shares;
+  float* scores;
+  int64_t capacity, stride; /* keys at most, and between the scores of two queries */
+} Room;
+
+/* [16 keys][size] to [size / TOGETHER][16 keys][TOGETHER]: a square of four bytes each is turned. */
+static void pack_keys(const Stored* keys, int size, Stored* packed) {
+#ifdef __AVX512F__
+  const Integers lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  for (int i = 0; i < size; i += LANES * TOGETHER) {
+    __m512i rows[LANES];
+#pragma GCC unroll 16
+    for (int r = 0; r < LANES; r++) rows[r] = _mm512_loadu_si512(keys + r * size + i);
+#pragma GCC unroll 4
+    for (int apart = 1; apart < LANES; apart *= 2) {
+      /* Lanes of the second row are numbered from 16. */
+      const Integers is_second = (lane & apart) * (LANES / apart);
+      const __m512i even = (__m512i)((lane & ~apart) | is_second);
+      const __m512i odd = (__m512i)((lane | apart) | is_second);
+#pragma GCC unroll 16
+      for (int r = 0; r < LANES; r++) {
+        if (r & apart) continue;
+        const __m512i one = rows[r], other = rows[r + apart];
+        rows[r] = _mm512_permutex2var_epi32(one, even, other);
+        rows[r + apart] = _mm512_permutex2var_epi32(one, odd, other);
       }
     }
+#pragma GCC unroll 16
+    for (int r = 0; r < LANES; r++) _mm512_storeu_si512(packed + (i + r * TOGETHER) * LANES, rows[r]);
   }
+#else
+  for (int r = 0; r < LANES; r++)
+    for (int i = 0; i < size; i += TOGETHER)
+      memcpy(packed + i * LANES + r * TOGETHER, keys + r * size + i, TOGETHER * sizeof *packed);
+#endif
 }
 
-/* Keys of a head as [blocks of 16 keys][channels / TOGETHER][16 keys][TOGETHER]. */
-static void pack_key(const Stored* key, int64_t position, int size, Stored* packed) {
-  Stored* to = packed + position / LANES * LANES * size + position % LANES * TOGETHER;
-  for (int i = 0; i < size; i += TOGETHER, to += LANES * TOGETHER)
-    memcpy(to, key + i, TOGETHER * sizeof *to);
+/* The sixteen that holds a position: keys as [blocks of 16 keys][channels / TOGETHER][16 keys][TOGETHER],
+ * values as [blocks of 32 channels][keys / TOGETHER][32 channels][TOGETHER]. */
+static void pack(const Room* room, int64_t position, int size) {
+  const int64_t first = position / LANES * LANES;
+  pack_keys(room->new_keys, size, room->keys + first * size);
+  for (int p = 0; p < LANES; p += TOGETHER)
+    for (int i = 0; i < size; i += LANES) {
+      const Stored* value = room->new_values + p * size + i;
+      interleave(value, value + (TOGETHER - 1) * size,
+                 room->values + i / COLUMNS * COLUMNS * room->capacity + (first + p) * COLUMNS +
+                     i % COLUMNS * TOGETHER);
+    }
 }
 
-/* Values of a head as [blocks of 32 channels][keys / TOGETHER][32 channels][TOGETHER]. */
-static void pack_values(const Stored* one, const Stored* other, int64_t position, int size,
-                        int64_t capacity, Stored* packed) {
-  for (int i = 0; i < size; i += LANES)
-    interleave(one + i, other + i,
-               packed + i / COLUMNS * COLUMNS * capacity + position * COLUMNS + i % COLUMNS * TOGETHER);
+static void pack_past(const Attention* own, int head, int64_t row, const Room* room) {
+  const int size = own->size;
+  const int64_t from = (row * own->key_heads + head) * own->num_past * size;
+  for (int64_t p = 0; p < own->num_past; p++) {
+    const int64_t place = p % LANES * size;
+    shorten_all(room->new_keys + place, own->past_key + from + p * size, size);
+    shorten_all(room->new_values + place, own->past_value + from + p * size, size);
+    if (p % LANES == LANES - 1) pack(room, p, size);
+  }
+  memcpy(room->last_keys, room->new_keys, LANES * size * sizeof(Stored));
+  memcpy(room->last_values, room->new_values, LANES * size * sizeof(Stored));
+}
+
+/* The new keys and values of a row behind its past, and zeros up to a whole number of columns:
+ * those are multiplied by shares of zero, so they must be numbers. */
+static void pack_new(const Attention* own, int head, int64_t row, int64_t start, const Room* room) {
+  const int size = own->size;
+  const int64_t num_new = own->ends[row] - start, seen = own->num_past + own->longest;
+  memcpy(room->new_keys, room->last_keys, LANES * size * sizeof(Stored));
+  memcpy(room->new_values, room->last_values, LANES * size * sizeof(Stored));
+  const int64_t last = round_up(own->num_past + num_new, COLUMNS);
+  for (int64_t position = own->num_past; position < last; position++) {
+    Stored* key = room->new_keys + position % LANES * size;
+    Stored* value = room->new_values + position % LANES * size;
+    if (position < own->num_past + num_new) {
+      const int64_t from = ((start + position - own->num_past) * own->key_heads + head) * size;
+      const int64_t present = ((row * own->key_heads + head) * seen + position) * size;
+      ask_for(own->key + from + 2 * own->key_heads * size, size);
+      ask_for(own->value + from + 2 * own->key_heads * size, size);
+      turn(own->key + from, own->key_weight, own->cosines + position * size / 2,
+           own->sines + position * size / 2, size, own->epsilon, 1.0f, key,
+           own->keeps ? own->present_key + present : NULL);
+      shorten_all(value, own->value + from, size);
+      if (own->keeps) memcpy(own->present_value + present, own->value + from, size * sizeof(float));
+    } else {
+      memset(key, 0, size * sizeof *key);
+      memset(value, 0, size * sizeof *value);
+    }
+    if (position % LANES == LANES - 1) pack(room, position, size);
+  }
 }
 
 /* Scores to shares that sum to 1 times the returned value; those from `seen` on become 0. */
@@ -107,50 +164,42 @@ static APART float soften(float* scores, int64_t seen, int64_t num_keys, Stored*
   return sum_of(total);
 }
 
-typedef struct {
-  Stored *keys, *values, *shares, *pair;
-  float* scores;
-  int64_t capacity;
-} Room;
-
-/* Leaves the last value of an odd past in `pair`. */
-static void pack_past(const Attention* own, int head, int64_t row, const Room* room) {
-  const int size = own->size;
-  const int64_t from = (row * own->key_heads + head) * own->num_past * size;
-  for (int64_t p = 0; p < own->num_past; p++) {
-    Stored* place = room->pair + p % 2 * size;
-    for (int i = 0; i < size; i += LANES) shorten(place + i, load(own->past_key + from + p * size + i));
-    pack_key(place, p, size, room->keys);
+/* Some queries of a row, which begins at token `start`: of each token those that share a key head. */
+static void attend(const Attention* own, int head, int64_t start, int64_t first, int num_taken,
+                   const Room* room) {
+  const int size = own->size, group = own->heads / own->key_heads;
+  const float factor = 1.0f / sqrtf((float)size);
+  int64_t places[TALL]; /* of each query among all heads */
+  for (int r = 0; r < num_taken; r++) {
+    const int64_t new = (first + r) / group, position = own->num_past + new;
+    places[r] = ((start + new) * own->heads + head * group + (first + r) % group) * size;
+    ask_for(own->query + places[r] + TALL / group * own->heads * size, size);
+    turn(own->query + places[r], own->query_weight, own->cosines + position * size / 2,
+         own->sines + position * size / 2, size, own->epsilon, factor, room->queries + r * size, NULL);
   }
-  for (int64_t p = 0; p < own->num_past; p += TOGETHER) {
-    for (int64_t k = p; k < p + TOGETHER; k++)
-      for (int i = 0; i < size; i += LANES)
-        shorten(room->pair + (k - p) * size + i,
-                k < own->num_past ? load(own->past_value + from + k * size + i) : all(0.0f));
-    pack_values(room->pair, room->pair + size, p, size, room->capacity, room->values);
-  }
-}
-
-/* The new keys and values of a row behind its past, and zeros up to a whole number of columns:
- * those are multiplied by shares of zero, so they must be numbers. */
-static void pack_new(const Attention* own, int head, int64_t start, int64_t num_new,
-                     const Room* room) {
-  const int size = own->size;
-  const Stored* keys = own->keys + (head * own->num_tokens + start) * size;
-  const Stored* values = own->values + (head * own->num_tokens + start) * size;
-  for (int64_t t = 0; t < num_new; t++) pack_key(keys + t * size, own->num_past + t, size, room->keys);
-  const int64_t last = round_up(own->num_past + num_new, COLUMNS);
-  Stored* zeros = room->pair + size;
-  memset(zeros, 0, size * sizeof *zeros);
-  for (int64_t position = own->num_past / TOGETHER * TOGETHER; position < last;
-       position += TOGETHER) {
-    /* Where the past is odd, its last value shares a pair with the first new one. */
-    const Stored* side[2] = {position < own->num_past ? room->pair : zeros, zeros};
-    for (int k = 0; k < TOGETHER; k++) {
-      const int64_t t = position + k - own->num_past;
-      if (t >= 0 && t < num_new) side[k] = values + t * size;
+  const int64_t num_shown = own->num_past + (first + num_taken - 1) / group + 1;
+  const int64_t num_keys = round_up(num_shown, COLUMNS);
+  Vector sums[TALL][2];
+  for (int64_t k = 0; k < num_keys; k += COLUMNS) {
+    mix_blocks(room->queries, size, room->keys + k * size, size, num_taken, sums);
+    for (int r = 0; r < num_taken; r++) {
+      store(room->scores + r * room->stride + k, sums[r][0]);
+      store(room->scores + r * room->stride + k + LANES, sums[r][1]);
     }
-    pack_values(side[0], side[1], position, size, room->capacity, room->values);
+  }
+  float totals[TALL];
+  for (int r = 0; r < num_taken; r++)
+    totals[r] = soften(room->scores + r * room->stride, own->num_past + (first + r) / group + 1,
+                       num_keys, room->shares + r * room->stride);
+  for (int channel = 0; channel < size; channel += COLUMNS) {
+    mix_block(room->shares, room->stride, room->values + channel * room->capacity, num_shown,
+              num_taken, sums);
+    for (int r = 0; r < num_taken; r++) {
+      const float share = 1.0f / totals[r];
+      float* to = own->attended + places[r] + channel;
+      store(to, sums[r][0] * share);
+      store(to + LANES, sums[r][1] * share);
+    }
   }
 }
 
@@ -160,55 +209,31 @@ static void attend_head(void* given, size_t index) {
   Attention* own = given;
   const int size = own->size, group = own->heads / own->key_heads, head = (int)index;
   Room room = {.capacity = round_up(own->num_past + own->longest, COLUMNS)};
-  const size_t cached = room.capacity * size * sizeof(Stored);
-  const size_t scored = TALL * room.capacity * sizeof(float);
-  Spare spare = take(2 * cached + 2 * scored + 2 * size * sizeof(Stored));
+  room.stride = room.capacity + APART_BY;
+  const size_t packed = room.capacity * size, staged = LANES * size, scored = TALL * room.stride;
+  const size_t stored = 2 * packed + 4 * staged + TALL * size + scored;
+  Spare spare = take(stored * sizeof(Stored) + scored * sizeof(float));
   if (!spare.memory) {
     own->failed = 1;
     return;
   }
-  char* place = spare.memory;
-  room.keys = (Stored*)place, place += cached;
-  room.values = (Stored*)place, place += cached;
-  room.scores = (float*)place, place += scored;
-  room.shares = (Stored*)place, place += scored;
-  room.pair = (Stored*)place;
+  room.scores = spare.memory;
+  room.shares = (Stored*)(room.scores + scored);
+  room.keys = room.shares + scored;
+  room.values = room.keys + packed;
+  room.queries = room.values + packed;
+  room.new_keys = room.queries + TALL * size;
+  room.new_values = room.new_keys + staged;
+  room.last_keys = room.new_values + staged;
+  room.last_values = room.last_keys + staged;
   for (int64_t row = 0, start = 0; row < own->num_rows; start = own->ends[row++]) {
     const int64_t num_queries = (own->ends[row] - start) * group;
-    if (own->num_past && (row == 0 || own->past_rows > 1)) pack_past(own, head, row, &room);
-    pack_new(own, head, start, own->ends[row] - start, &room);
-    const int64_t row_queries = (head * own->num_tokens + start) * group;
+    if (row == 0 || own->past_rows > 1) pack_past(own, head, row, &room);
+    pack_new(own, head, row, start, &room);
     const int64_t num_blocks = (num_queries + TALL - 1) / TALL;
     for (int64_t block = 0; block < num_blocks; block++) {
       const int64_t first = start_of(block, num_blocks, num_queries);
-      const int64_t last = start_of(block + 1, num_blocks, num_queries);
-      const int num_taken = (int)(last - first);
-      const Stored* queries = own->queries + (row_queries + first) * size;
-      const int64_t num_shown = own->num_past + (last - 1) / group + 1;
-      const int64_t num_keys = round_up(num_shown, COLUMNS);
-      Vector sums[TALL][2];
-      for (int64_t k = 0; k < num_keys; k += COLUMNS) {
-        mix_blocks(queries, size, room.keys + k * size, size, num_taken, sums);
-        for (int r = 0; r < num_taken; r++) {
-          store(room.scores + r * room.capacity + k, sums[r][0]);
-          store(room.scores + r * room.capacity + k + LANES, sums[r][1]);
-        }
-      }
-      float totals[TALL];
-      for (int r = 0; r < num_taken; r++)
-        totals[r] = soften(room.scores + r * room.capacity, own->num_past + (first + r) / group + 1,
-                           num_keys, room.shares + r * room.capacity);
-      for (int channel = 0; channel < size; channel += COLUMNS) {
-        mix_block(room.shares, room.capacity, room.values + channel * room.capacity, num_shown,
-                  num_taken, sums);
-        for (int64_t q = first; q < last; q++) {
-          const float share = 1.0f / totals[q - first];
-          const int64_t head_place = (start + q / group) * own->heads + head * group + q % group;
-          float* to = own->attended + head_place * size + channel;
-          store(to, sums[q - first][0] * share);
-          store(to + LANES, sums[q - first][1] * share);
-        }
-      }
+      attend(own, head, start, first, (int)(start_of(block + 1, num_blocks, num_queries) - first), &room);
     }
   }
   give(spare);

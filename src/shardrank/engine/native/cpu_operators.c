@@ -111,15 +111,18 @@ static Status compute_product(Kernel* kernel, void* context) {
       2 * axes[1] != values.axes[1] || values.axes[1] % LANES)
     return fail(api, "a weight is [n / 32, inputs / 2, 32, 2]", values.num_axes);
   Product own = {.values = values.data, .weight = weight.data, .num_tokens = values.axes[0],
-                 .num_inputs = values.axes[1], .num_outputs = axes[0] * COLUMNS};
-  const int64_t made[2] = {own.num_tokens, own.num_outputs};
+                 .num_inputs = values.axes[1], .num_panels = axes[0]};
+  const int64_t made[2] = {own.num_tokens, axes[0] * COLUMNS};
+  own.stride = own.num_inputs + APART_BY;
+  const int64_t num_bytes = own.num_tokens * own.stride * sizeof(Stored);
+  own.num_groups = (num_bytes + NEAR_BYTES - 1) / NEAR_BYTES;
   status = make_output(api, context, 0, made, 2, &own.made);
   if (status || !own.num_tokens) return status;
-  Spare spare = take(own.num_tokens * own.num_inputs * sizeof *own.rows);
+  Spare spare = take(num_bytes);
   if (!spare.memory) return fail(api, "no memory for so many tokens", own.num_tokens);
   own.rows = spare.memory;
   status = parallel_for(api, context, round_row, own.num_tokens, &own);
-  if (!status) status = parallel_for(api, context, multiply_columns, axes[0], &own);
+  if (!status) status = parallel_for(api, context, multiply_columns, own.num_groups * own.num_panels, &own);
   give(spare);
   return !status && own.failed ? fail(api, "no memory for a weight", own.num_inputs) : status;
 }
@@ -175,19 +178,12 @@ static Status compute_attention(Kernel* kernel, void* context) {
   if (!status) status = make_output(api, context, 1, axes, 4, &own.present_key);
   if (!status) status = make_output(api, context, 2, axes, 4, &own.present_value);
   if (status || !num_tokens) return status;
-  const int64_t key_size = round_up(num_tokens * own.key_heads * size, LANES);
-  Spare spare = take((num_tokens * own.heads * size + 2 * key_size) * sizeof(Stored));
-  if (!spare.memory) return fail(api, "no memory for so many tokens", num_tokens);
-  own.keys = spare.memory, own.values = own.keys + key_size, own.queries = own.values + key_size;
   for (int64_t h = 0; part && own.keeps && h < own.num_rows * own.key_heads; h++) {
     const int64_t from = (own.past_rows == 1 ? h % own.key_heads : h) * part;
     memcpy(own.present_key + h * seen * size, own.past_key + from, part * sizeof(float));
     memcpy(own.present_value + h * seen * size, own.past_value + from, part * sizeof(float));
   }
-  const int64_t num_pieces = (num_tokens + PIECE - 1) / PIECE;
-  status = parallel_for(api, context, turn_tokens, num_pieces, &own);
-  if (!status) status = parallel_for(api, context, attend_head, own.key_heads, &own);
-  give(spare);
+  status = parallel_for(api, context, attend_head, own.key_heads, &own);
   return !status && own.failed ? fail(api, "no memory for a row of tokens", own.longest) : status;
 }
 

@@ -10,8 +10,6 @@
 
 typedef Integers LooseIntegers __attribute__((aligned(4)));
 
-/* Bytes of tokens that are read again and again, and so must stay in the second cache. */
-enum { NEAR_BYTES = 768 << 10 };
 /* Bytes of a weight that are asked for before they are needed: it comes from memory, page by page. */
 enum { BYTES_AHEAD = 4096 };
 

@@ -4,10 +4,10 @@
 
 typedef struct {
   const float* values;
-  const uint16_t* weight; /* [num_outputs / 32][num_inputs / 2][32][2] */
+  const uint16_t* weight; /* [num_panels][num_inputs / 2][32][2] */
   float* made;
   Stored* rows; /* the values, [num_tokens][num_inputs] */
-  int64_t num_tokens, num_inputs, num_outputs;
+  int64_t num_tokens, num_inputs, num_panels, num_groups, stride;
   int failed;
 } Product;
 
@@ -15,14 +15,25 @@ typedef struct {
 static void round_row(void* given, size_t index) {
   Product* own = given;
   for (int64_t i = 0; i < own->num_inputs; i += LANES)
-    shorten(own->rows + index * own->num_inputs + i, load(own->values + index * own->num_inputs + i));
+    shorten(own->rows + index * own->stride + i, load(own->values + index * own->num_inputs + i));
 }
 
-/* 32 columns of every row. */
+/* [num_inputs / 2][32][2] in bfloat16 to factors, [num_inputs / TOGETHER][32][TOGETHER]. */
+static inline void widen(const uint16_t* weight, int64_t num_inputs, float* factors) {
+  for (int64_t i = 0; i < num_inputs; i += 2, weight += 2 * COLUMNS, factors += 2 * COLUMNS)
+    for (int half = 0; half < 2; half++) {
+      const Unsigned pairs = (Unsigned)load((const float*)weight + half * LANES);
+      store(factors + half * LANES, (Vector)(pairs << 16));
+      store(factors + COLUMNS + half * LANES, (Vector)(pairs & 0xffff0000));
+    }
+}
+
+/* One panel of 32 columns for one group of tokens. */
 static void multiply_columns(void* given, size_t index) {
   Product* own = given;
-  const int64_t num_inputs = own->num_inputs;
-  const uint16_t* weight = own->weight + index * num_inputs * COLUMNS;
+  const int64_t num_inputs = own->num_inputs, num_outputs = own->num_panels * COLUMNS;
+  const int64_t group = index / own->num_panels, panel = index % own->num_panels;
+  const uint16_t* weight = own->weight + panel * num_inputs * COLUMNS;
 #ifdef __AVX512BF16__
   const Stored* factors = weight;
 #else
@@ -32,20 +43,18 @@ static void multiply_columns(void* given, size_t index) {
     return;
   }
   float* factors = spare.memory;
-  for (int64_t i = 0; i < num_inputs; i++)
-    for (int column = 0; column < COLUMNS; column++) {
-      const uint32_t bits = (uint32_t)weight[i / 2 * 2 * COLUMNS + column * 2 + i % 2] << 16;
-      memcpy(factors + i * COLUMNS + column, &bits, sizeof bits);
-    }
+  widen(weight, num_inputs, factors);
 #endif
-  const int64_t num_blocks = (own->num_tokens + TALL - 1) / TALL;
+  const int64_t from = start_of(group, own->num_groups, own->num_tokens);
+  const int64_t num_tokens = start_of(group + 1, own->num_groups, own->num_tokens) - from;
+  const int64_t num_blocks = (num_tokens + TALL - 1) / TALL;
   for (int64_t block = 0; block < num_blocks; block++) {
-    const int64_t first = start_of(block, num_blocks, own->num_tokens);
-    const int64_t last = start_of(block + 1, num_blocks, own->num_tokens);
+    const int64_t first = from + start_of(block, num_blocks, num_tokens);
+    const int64_t last = from + start_of(block + 1, num_blocks, num_tokens);
     Vector sums[TALL][2];
-    mix_block(own->rows + first * num_inputs, num_inputs, factors, num_inputs, (int)(last - first), sums);
+    mix_block(own->rows + first * own->stride, own->stride, factors, num_inputs, (int)(last - first), sums);
     for (int64_t t = first; t < last; t++) {
-      float* to = own->made + t * own->num_outputs + index * COLUMNS;
+      float* to = own->made + t * num_outputs + panel * COLUMNS;
       store(to, sums[t - first][0]);
       store(to + LANES, sums[t - first][1]);
     }

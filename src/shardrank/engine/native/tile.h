@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "vectors.h"
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -29,6 +29,10 @@ enum { TALL = 3 };
     WORK(1) WORK(2) WORK(3)    \
   }
 #endif
+/* Bytes of tokens that are read again and again, and so must stay in the second cache. */
+enum { NEAR_BYTES = 768 << 10 };
+/* What rows are longer by than their values: rows a power of two apart share few places of a cache. */
+enum { APART_BY = LANES };
 #define UNROLLED inline __attribute__((always_inline))
 /* Of its own, so that all registers are: inlined, factors went through memory. */
 #define APART __attribute__((noinline))
