@@ -10,8 +10,14 @@
 
 typedef Integers LooseIntegers __attribute__((aligned(4)));
 
-/* Bytes of a weight that are asked for before they are needed: it comes from memory, page by page. */
+/* Weights come from memory, a panel at a time, and are asked for while the panel before is multiplied:
+ * a bit at each step, as more at once would keep the tokens waiting. Where there is one block of tokens
+ * only, nothing lasts as long as the reading, and what comes next is asked for: this many bytes ahead. */
 enum { BYTES_AHEAD = 4096 };
+typedef struct {
+  const int8_t* from;
+  int64_t step; /* bytes for every four inputs */
+} Ahead;
 
 /* sum[c] + four unsigned bytes times the four signed ones of column c; exact. */
 static inline Integers add_four(Integers sum, int four, const int8_t* weight) {
@@ -54,13 +60,14 @@ static inline Integers add_four(Integers sum, int four, const int8_t* weight) {
 /* sums[r] = tokens[r] . weight for 32 columns; weight as [num_inputs / 4][32][4].
  * num_rows is a constant wherever this is called. */
 static UNROLLED void sum_rows(const uint8_t* tokens, const int8_t* weight, int64_t num_inputs,
-                              const int num_rows, Integers sums[][2]) {
+                              Ahead ahead, const int num_rows, Integers sums[][2]) {
   Integers kept[TALL][2];
 #pragma GCC unroll 16
   for (int r = 0; r < num_rows; r++) kept[r][0] = kept[r][1] = (Integers){0};
   for (int64_t i = 0; i < num_inputs; i += 4, weight += 4 * COLUMNS) {
-    __builtin_prefetch(weight + BYTES_AHEAD);
-    __builtin_prefetch(weight + BYTES_AHEAD + 64);
+    __builtin_prefetch(ahead.from, 0, 2);
+    __builtin_prefetch(ahead.from + ahead.step / 2, 0, 2);
+    ahead.from += ahead.step;
 #pragma GCC unroll 16
     for (int r = 0; r < num_rows; r++) {
       int four;
@@ -74,10 +81,10 @@ static UNROLLED void sum_rows(const uint8_t* tokens, const int8_t* weight, int64
 }
 
 static APART void sum_few(const uint8_t* tokens, const int8_t* weight, int64_t num_inputs,
-                          int num_rows, Integers sums[][2]) {
-#define SUM(n)                                     \
-  case n:                                          \
-    sum_rows(tokens, weight, num_inputs, n, sums); \
+                          Ahead ahead, int num_rows, Integers sums[][2]) {
+#define SUM(n)                                            \
+  case n:                                                 \
+    sum_rows(tokens, weight, num_inputs, ahead, n, sums); \
     break;
   FOR_ROWS(num_rows, SUM)
 #undef SUM
@@ -113,6 +120,13 @@ static void finish(const IntegerProduct* own, int64_t panel, int64_t token, int 
   }
 }
 
+/* What one of some blocks of tokens is to ask for. */
+static inline Ahead ahead_of(const int8_t* weight, int64_t num_inputs, int64_t block, int64_t num_blocks) {
+  if (num_blocks == 1) return (Ahead){weight + BYTES_AHEAD, 4 * COLUMNS};
+  const int64_t step = (4 * COLUMNS + num_blocks - 1) / num_blocks;
+  return (Ahead){weight + num_inputs * COLUMNS + block * step * num_inputs / 4, step};
+}
+
 /* One panel of columns for one group of tokens. */
 static void multiply_panel(void* given, size_t index) {
   const IntegerProduct* own = given;
@@ -134,7 +148,8 @@ static void multiply_panel(void* given, size_t index) {
       if (token + num_rows > first + num_tokens) token = first + num_tokens - num_rows;
       sum_tiles(own->integers + token * num_inputs, weight, num_inputs, sums);
     } else {
-      sum_few(own->integers + token * num_inputs, weight, num_inputs, num_rows, sums);
+      const Ahead ahead = ahead_of(weight, num_inputs, block, num_blocks);
+      sum_few(own->integers + token * num_inputs, weight, num_inputs, ahead, num_rows, sums);
     }
     finish(own, panel, token, num_rows, sums);
   }
