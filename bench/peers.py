@@ -5,10 +5,12 @@
 Writes a random checkpoint of the shape of Qwen3-Reranker-0.6B (or takes --folder, where one was
 kept), prepares it in w8a8, and scores real text: short (sentences, about 115 tokens a prompt),
 long (about 350), longer (about 1000), and one query with many candidates. Peers: the code of the
-model card (transformers), and sentence-transformers' CrossEncoder in float32 and bfloat16, each in
-batches of several sizes, the best of which counts. Needs torch and sentence-transformers, a
-tokenizer.json of Qwen3 (or .xz) and Parquet files of queries with candidates. llama.cpp is one
-more, where --llama gives its program llama-embedding and what convert_hf_to_gguf.py made.
+model card (transformers), sentence-transformers' CrossEncoder in float32, in bfloat16 and through
+ONNX, and onnxruntime on the checkpoint as optimum exports it, each in batches of several sizes, the
+best of which counts. Needs sentence-transformers (sentence-transformers[onnx] for the two that are
+exported), a tokenizer.json of Qwen3 (or .xz) and Parquet files of queries with candidates.
+llama.cpp is one more, where --llama gives its program llama-embedding and what
+convert_hf_to_gguf.py made.
 
 Seconds of the CPU are told besides those of the clock: other work disturbs them less.
 """
@@ -238,9 +240,10 @@ def compare(
     assert np.array_equal(scores["shardrank"], scores["shardrank, no reuse"])
     quantiles = np.percentile(prompts.lengths, [0, 50, 100]).astype(int)
     computed = num_computed_tokens(prompts, reranker.session)
+    num_tokens = int(prompts.lengths.sum())
     yield (
         f"{len(pairs)} pairs of {quantiles[0]} to {quantiles[2]} tokens, median {quantiles[1]}; "
-        f"{computed} of {int(prompts.lengths.sum())} tokens computed"
+        f"{computed} of {num_tokens} tokens computed"
     )
     rate = statistics.median(rates)
     ours_seconds = statistics.median(times["shardrank"].cpu)
@@ -249,7 +252,8 @@ def compare(
     for name, measured in times.items():
         clock, cpu = statistics.median(measured.clock), statistics.median(measured.cpu)
         yield (
-            f"{name} {len(pairs) / clock:.2f} pairs/s, {len(pairs) / cpu:.2f} a CPU second "
+            f"{name} {len(pairs) / clock:.2f} pairs/s, {num_tokens / clock:,.0f} tokens/s, "
+            f"{len(pairs) / cpu:.2f} pairs a CPU second "
             f"(shardrank {cpu / ours_seconds:.2f} times by CPU, "
             f"{clock / statistics.median(times['shardrank'].clock):.2f} by clock)"
         )
@@ -268,7 +272,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     llama = cpu_peers.Llama(*map(Path, arguments.llama)) if arguments.llama else None
-    peers = arguments.peer or list(cpu_peers.PEERS)
+    plain = [name for name in cpu_peers.PEERS if name not in cpu_peers.NEED_OPTIMUM]
+    peers = arguments.peer or plain
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)

@@ -23,8 +23,8 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
+from commits import committed
 from ray.data import ActorPoolStrategy
 from results import make_row
 
@@ -98,17 +98,10 @@ class Stages:
 
 
 def pairs_per_second(job: Job, output: Path, receipts: Iterator[Receipt], stages: Stages) -> float:
-    """From the first commit to the last, by the files."""
+    """From the first commit to the last."""
     for receipt in receipts:
         stages.add(receipt)
-    files = output.glob("*.parquet")
-    times: list[tuple[float, int]] = sorted(
-        (path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in files
-    )
-    rows = sum(num_rows for _, num_rows in times[1:])
-    pairs = sum(unit.num_pairs or 0 for unit in job.plan.units)
-    all_rows = sum(num_rows for _, num_rows in times)
-    return pairs * rows / all_rows / max(1e-9, times[-1][0] - times[0][0])
+    return committed(output, sum(unit.num_pairs or 0 for unit in job.plan.units)).pairs_per_second
 
 
 def engine_rate(job: Job, model: str) -> float:

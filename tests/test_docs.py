@@ -101,6 +101,7 @@ def test_every_setting_is_on_the_page_and_says_what_it_means() -> None:
     settings = [row.split("|")[1:5] for row in rows if row.startswith("| `")]
     assert len(settings) == len(known_keys())
     assert all(meaning.strip() for _, _, _, meaning in settings)
+    assert not any("Undefined" in default for _, default, _, _ in settings)
 
 
 def test_every_page_is_in_the_index() -> None:

@@ -94,7 +94,8 @@ def paragraph(section: type[BaseModel]) -> str:
 def default(field: FieldInfo) -> str:
     if field.is_required():
         return "must be given"
-    return "" if field.default is None else f"`{toml(field.default)}`"
+    value = field.get_default(call_default_factory=True)
+    return "" if value is None else f"`{toml(value)}`"
 
 
 def kind(field: FieldInfo) -> str:

@@ -41,8 +41,8 @@ if IS_X86:
         BUILDS["avx2 with vnni"] = ("-march=x86-64-v3", "-mavxvnni")
 EPSILON = 1e-6
 OUTPUTS = {
-    "RowQuantize": 2, "IntegerProduct": 1, "SumNorm": 2, "SiluProduct": 1, "HalfProduct": 1,
-    "PackedAttention": 3,
+    "RowQuantize": 2, "IntegerProduct": 1, "SumNorm": 2, "SumNormQuantize": 3, "SiluProduct": 1,
+    "HalfProduct": 1, "PackedAttention": 3,
 }  # fmt: skip
 
 
@@ -69,7 +69,7 @@ class Library:
         outputs = [f"output.{n}" for n in range(OUTPUTS[operator])]
         node = helper.make_node(operator, list(arrays), outputs, domain="shardrank", **attributes)
         types = [TensorProto.FLOAT] * len(outputs)
-        types[0] = TensorProto.UINT8 if operator == "RowQuantize" else TensorProto.FLOAT
+        types[0] = TensorProto.UINT8 if "Quantize" in operator else TensorProto.FLOAT
         graph = helper.make_graph(
             [node],
             "one",
@@ -145,6 +145,22 @@ def test_sums_are_normed(library: Library) -> None:
     np.testing.assert_allclose(total, expected, rtol=1e-5, atol=1e-6)
     root = np.sqrt((expected**2).mean(-1, keepdims=True) + EPSILON)
     np.testing.assert_allclose(normed, expected / root * weight, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 32), (35, 96), (3, 1024)])
+def test_norms_that_are_rounded_at_once_are_those_that_are_rounded_later(
+    library: Library, shape: tuple[int, int]
+) -> None:
+    arrays = {
+        "residual": normal(*shape),
+        "values": normal(*shape, seed=1),
+        "weight": normal(shape[1], seed=2),
+    }
+    normed, total = library.run("SumNorm", arrays, epsilon=EPSILON)
+    expected = [*library.run("RowQuantize", {"values": normed}, rotation=1), total]
+    found = library.run("SumNormQuantize", arrays, epsilon=EPSILON)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_gates_open_as_they_should(library: Library) -> None:

@@ -12,6 +12,7 @@ from shardrank.engine.layouts import (
     present_names,
 )
 from shardrank.graph.layout import Operators
+from shardrank.graph.norm_quantize import quantize_norms
 from shardrank.graph.prefix import PrefixLayout
 from shardrank.graph.writer import Tensor
 
@@ -53,3 +54,8 @@ class FusedPrefixLayout(PrefixLayout):
             domain=OPERATOR_DOMAIN,
             epsilon=self._architecture.norm_epsilon,
         )
+
+    def save(self, logits: str) -> None:
+        """Write the graph."""
+        self._writer.rewrite(quantize_norms)
+        super().save(logits)

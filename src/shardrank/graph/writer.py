@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,10 @@ class GraphWriter:
                 tensor.external_data.add(key=key, value=str(value))
         self._initializers.append(tensor)
         return name
+
+    def rewrite(self, change: Callable[[Sequence[onnx.NodeProto]], list[onnx.NodeProto]]) -> None:
+        """Replace all nodes by what this makes of them."""
+        self._nodes = change(self._nodes)
 
     def save(
         self,

@@ -1,9 +1,10 @@
-/* Six operators of the domain "shardrank" for ONNX Runtime's CPU provider, in float32.
+/* Seven operators of the domain "shardrank" for ONNX Runtime's CPU provider, in float32.
  *
  *   RowQuantize(values; rotation) -> integers, scales
  *   IntegerProduct(integers, scales, weight in int8 [n / 32, inputs / 4, 32, 4], weight_scales,
  *                  offsets; gated) -> product
  *   SumNorm(residual, values, weight; epsilon) -> normed, sum
+ *   SumNormQuantize(residual, values, weight; epsilon) -> integers, scales, sum
  *   SiluProduct(gate, up) -> product
  *   HalfProduct(values, weight in bfloat16 [n / 32, inputs / 2, 32, 2]) -> product
  *   PackedAttention(query, key, value, query_weight, key_weight, cosines, sines, ends,
@@ -26,7 +27,9 @@
 #include "product.h"
 #include "runtime.h"
 
-enum { ROW_QUANTIZE, INTEGER_PRODUCT, SUM_NORM, SILU_PRODUCT, HALF_PRODUCT, PACKED_ATTENTION };
+enum {
+  ROW_QUANTIZE, INTEGER_PRODUCT, SUM_NORM, SUM_NORM_QUANTIZE, SILU_PRODUCT, HALF_PRODUCT, PACKED_ATTENTION
+};
 typedef struct {
   Api api;
   int kernel;
@@ -41,12 +44,16 @@ static Status parallel_for(Api api, void* context, void (*work)(void*, size_t), 
       context, work, total, 0, given);
 }
 
+static int is_norm(int kernel) { return kernel == SUM_NORM || kernel == SUM_NORM_QUANTIZE; }
+static int is_quantizing(int kernel) { return kernel == ROW_QUANTIZE || kernel == SUM_NORM_QUANTIZE; }
+
 static Status compute_rows(Kernel* kernel, void* context) {
   Api api = kernel->api;
+  const int quantizes = is_quantizing(kernel->kernel), norms = is_norm(kernel->kernel);
   Tensor values, other = {0}, weight = {0};
   Status status = read_input(api, context, 0, &values);
   if (!status && kernel->kernel != ROW_QUANTIZE) status = read_input(api, context, 1, &other);
-  if (!status && kernel->kernel == SUM_NORM) status = read_input(api, context, 2, &weight);
+  if (!status && norms) status = read_input(api, context, 2, &weight);
   if (status) return status;
   const int64_t number = values.num_axes ? values.axes[values.num_axes - 1] : 0;
   if (number % LANES || number == 0 || (other.data && other.size != values.size) ||
@@ -57,17 +64,13 @@ static Status compute_rows(Kernel* kernel, void* context) {
                .number = number, .rotation = kernel->rotation, .epsilon = kernel->epsilon,
                .num_tokens = values.size / number};
   int64_t axes[2] = {rows.num_tokens, 1};
-  void (*work)(void*, size_t) = gate_rows;
-  if (kernel->kernel == ROW_QUANTIZE) {
-    work = quantize_rows;
-    status = make_output(api, context, 0, values.axes, values.num_axes, &rows.integers);
-    if (!status) status = make_output(api, context, 1, axes, 2, &rows.scales);
-  } else {
-    status = make_output(api, context, 0, values.axes, values.num_axes, &rows.made);
-    if (kernel->kernel == SUM_NORM) work = sum_norm_rows;
-    if (!status && kernel->kernel == SUM_NORM)
-      status = make_output(api, context, 1, values.axes, values.num_axes, &rows.sum);
-  }
+  void (*work)(void*, size_t) = norms ? sum_norm_rows : quantizes ? quantize_rows : gate_rows;
+  void* made = quantizes ? (void*)&rows.integers : (void*)&rows.made;
+  size_t output = 0;
+  status = make_output(api, context, output++, values.axes, values.num_axes, made);
+  if (!status && quantizes) status = make_output(api, context, output++, axes, 2, &rows.scales);
+  if (!status && norms)
+    status = make_output(api, context, output, values.axes, values.num_axes, &rows.sum);
   if (!status && rows.num_tokens)
     status = parallel_for(api, context, work, (rows.num_tokens + PIECE - 1) / PIECE, &rows);
   return !status && rows.failed ? fail(api, "no memory", number) : status;
@@ -203,7 +206,7 @@ static Status create(const Operator* own, Api api, const void* info, void** made
   *kernel = (Kernel){.api = api, .kernel = own->kernel,
                      .is_tiled = own->kernel == INTEGER_PRODUCT && may_tile()};
   *made = kernel;
-  if (own->kernel == SUM_NORM || own->kernel == PACKED_ATTENTION)
+  if (is_norm(own->kernel) || own->kernel == PACKED_ATTENTION)
     return CALL(api, FLOAT_ATTRIBUTE, Status, const void*, const char*, float*)(info, "epsilon",
                                                                                 &kernel->epsilon);
   const int is_product = own->kernel == INTEGER_PRODUCT;
@@ -214,7 +217,7 @@ static Status create(const Operator* own, Api api, const void* info, void** made
 }
 
 static const char* name_of(const Operator* own) {
-  static const char* const names[] = {"RowQuantize", "IntegerProduct", "SumNorm",
+  static const char* const names[] = {"RowQuantize", "IntegerProduct", "SumNorm", "SumNormQuantize",
                                       "SiluProduct", "HalfProduct",    "PackedAttention"};
   return names[own->kernel];
 }
@@ -229,14 +232,14 @@ static int type_of_input(const Operator* own, size_t index) {
   return own->kernel == PACKED_ATTENTION && (index == 7 || index == 10) ? INT64 : FLOAT;
 }
 static int type_of_output(const Operator* own, size_t index) {
-  return own->kernel == ROW_QUANTIZE && index == 0 ? UINT8 : FLOAT;
+  return is_quantizing(own->kernel) && index == 0 ? UINT8 : FLOAT;
 }
 static size_t inputs_of(const Operator* own) {
-  static const size_t numbers[] = {1, 5, 3, 2, 2, 11};
+  static const size_t numbers[] = {1, 5, 3, 3, 2, 2, 11};
   return numbers[own->kernel];
 }
 static size_t outputs_of(const Operator* own) {
-  static const size_t numbers[] = {2, 1, 2, 1, 1, 3};
+  static const size_t numbers[] = {2, 1, 2, 3, 1, 1, 3};
   return numbers[own->kernel];
 }
 static int kind_of(const Operator* own, size_t index) {
@@ -249,8 +252,9 @@ static int kind_of(const Operator* own, size_t index) {
    outputs_of, NULL, free, kind_of, kind_of, on_device, one, one, one, one,                    \
    create, compute, NULL, one, last_version, {0}, KERNEL, 0}
 static const Operator operators[] = {OPERATOR(ROW_QUANTIZE), OPERATOR(INTEGER_PRODUCT),
-                                     OPERATOR(SUM_NORM),     OPERATOR(SILU_PRODUCT),
-                                     OPERATOR(HALF_PRODUCT), OPERATOR(PACKED_ATTENTION)};
+                                     OPERATOR(SUM_NORM),     OPERATOR(SUM_NORM_QUANTIZE),
+                                     OPERATOR(SILU_PRODUCT), OPERATOR(HALF_PRODUCT),
+                                     OPERATOR(PACKED_ATTENTION)};
 
 __attribute__((visibility("default"))) Status RegisterCustomOps(void* options, const ApiBase* base) {
   return register_operators(options, base, operators, sizeof operators / sizeof *operators);

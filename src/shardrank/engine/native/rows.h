@@ -1,4 +1,4 @@
-/* What works token by token: RowQuantize, SumNorm and SiluProduct. */
+/* What works token by token: RowQuantize, SumNorm, SumNormQuantize and SiluProduct. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,7 +81,7 @@ static void quantize_row(const float* values, int64_t number, float* scale, uint
 typedef struct {
   const float *values, *other, *weight;
   float *made, *sum, *scales;
-  uint8_t* integers;
+  uint8_t* integers; /* of a norm: NULL where it is wanted as it is */
   int64_t number, rotation, num_tokens;
   float epsilon;
   int failed;
@@ -106,22 +106,35 @@ static void quantize_rows(void* given, size_t index) {
   free(rotated);
 }
 
+/* The sum of a token's values and its residual, normed. */
+static void sum_norm(const Rows* own, int64_t token, float* made) {
+  const int64_t number = own->number;
+  const float *one = own->values + token * number, *other = own->other + token * number;
+  float* sum = own->sum + token * number;
+  Vector squares = all(0.0f);
+  for (int64_t i = 0; i < number; i += LANES) {
+    Vector both = load(one + i) + load(other + i);
+    store(sum + i, both);
+    squares += both * both;
+  }
+  const float inverse = 1.0f / sqrtf(sum_of(squares) / number + own->epsilon);
+  for (int64_t i = 0; i < number; i += LANES)
+    store(made + i, load(sum + i) * inverse * load(own->weight + i));
+}
+
 static void sum_norm_rows(void* given, size_t index) {
   Rows* own = given;
   const int64_t number = own->number;
-  for (int64_t t = index * PIECE; t < own->num_tokens && t < (int64_t)(index + 1) * PIECE; t++) {
-    const float *one = own->values + t * number, *other = own->other + t * number;
-    float *sum = own->sum + t * number, *made = own->made + t * number;
-    Vector squares = all(0.0f);
-    for (int64_t i = 0; i < number; i += LANES) {
-      Vector both = load(one + i) + load(other + i);
-      store(sum + i, both);
-      squares += both * both;
-    }
-    const float inverse = 1.0f / sqrtf(sum_of(squares) / number + own->epsilon);
-    for (int64_t i = 0; i < number; i += LANES)
-      store(made + i, load(sum + i) * inverse * load(own->weight + i));
+  float* normed = own->integers ? malloc(number * sizeof *normed) : NULL;
+  if (own->integers && !normed) {
+    own->failed = 1;
+    return;
   }
+  for (int64_t t = index * PIECE; t < own->num_tokens && t < (int64_t)(index + 1) * PIECE; t++) {
+    sum_norm(own, t, normed ? normed : own->made + t * number);
+    if (normed) quantize_row(normed, number, own->scales + t, own->integers + t * number);
+  }
+  free(normed);
 }
 
 static void gate_rows(void* given, size_t index) {
