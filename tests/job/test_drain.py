@@ -13,8 +13,8 @@ from tables import row, write_nested
 
 pytestmark = pytest.mark.ray
 
-NUM_UNITS = 3
-NUM_PAIRS = 10_000
+NUM_UNITS = 2
+NUM_PAIRS = 6_000
 """Of a unit, all different: seconds of scoring on any machine, while half a second is waited."""
 
 

@@ -1,20 +1,17 @@
 """gather, rerank, evaluate, labels: four commands from a first stage to a verdict and labels.
 
-On XQuAD-R with the built-in model, once on disk and once in object storage; the measures are
-computed again here, from nothing but the shards.
+On XQuAD-R with the built-in model; the measures are computed again here, from nothing but the
+shards. The same commands in object storage are the tutorial's (tests/test_tutorial.py).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import s3fs
-from moto.server import ThreadedMotoServer
 
 from commands import shardrank
 from shardrank.measures.ndcg import ndcg
@@ -23,20 +20,6 @@ pytestmark = pytest.mark.ray
 
 XQUAD = Path(__file__).parents[3] / "shared" / "data" / "xquad-r"
 NUM_QUERIES, NUM_CANDIDATES = 40, 15
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[dict[str, str]]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    server.stop()
 
 
 @pytest.fixture
@@ -64,39 +47,37 @@ def collection(tmp_path: Path) -> dict[str, dict[str, int]]:
     return qrels
 
 
-@pytest.mark.parametrize("place", ["disk", "s3"])
 def test_four_commands_lead_from_a_run_to_a_verdict_and_labels(
-    place: str, s3: dict[str, str], collection: dict, tmp_path: Path
+    collection: dict[str, dict[str, int]], tmp_path: Path
 ) -> None:
-    root, variables = str(tmp_path), {}
-    if place == "s3":
-        root, variables = "s3://four", s3
-        fs = s3fs.S3FileSystem(
-            key="key",
-            secret="secret",
-            endpoint_url=s3["AWS_ENDPOINT_URL"],
-            use_listings_cache=False,
-            skip_instance_cache=True,
-        )
-        fs.mkdir("four")
-        for path in tmp_path.iterdir():
-            if path.is_file():
-                fs.put(str(path), f"four/{path.name}")
-    gathering = ["--run", f"{root}/run.trec", "--queries", f"{root}/queries.jsonl"]
-    gathering += ["--corpus", f"{root}/corpus.jsonl", "--output", f"{root}/candidates"]
-    judged = ["--qrels", f"{root}/qrels.txt"]
+    gathering = ["--run", f"{tmp_path}/run.trec", "--queries", f"{tmp_path}/queries.jsonl"]
+    gathering += ["--corpus", f"{tmp_path}/corpus.jsonl", "--output", f"{tmp_path}/candidates"]
+    judged = ["--qrels", f"{tmp_path}/qrels.txt"]
     commands = [
         ["gather", *gathering],
-        ["rerank", "--input", f"{root}/candidates", "--output", f"{root}/out", "--model", "demo"],
-        ["evaluate", f"{root}/out", *judged, "--measures", "nDCG@10,RR@10", "--json"],
-        ["labels", f"{root}/out", "--format", "margin-mse", "--output", f"{root}/labels", *judged],
+        [
+            "rerank",
+            "--input",
+            f"{tmp_path}/candidates",
+            "--output",
+            f"{tmp_path}/out",
+            "--model",
+            "demo",
+        ],
+        ["evaluate", f"{tmp_path}/out", *judged, "--measures", "nDCG@10,RR@10", "--json"],
+        [
+            "labels",
+            f"{tmp_path}/out",
+            "--format",
+            "margin-mse",
+            "--output",
+            f"{tmp_path}/labels",
+            *judged,
+        ],
     ]
-    done = [shardrank(*command, **variables) for command in commands]
+    done = [shardrank(*command) for command in commands]
     assert [command.returncode for command in done] == [0] * 4, [d.stderr for d in done]
 
-    if place == "s3":
-        fs.get("four/out/", str(tmp_path / "out"), recursive=True)
-        fs.get("four/labels/", str(tmp_path / "labels"), recursive=True)
     rows = [r for f in (tmp_path / "out").glob("*.parquet") for r in pq.read_table(f).to_pylist()]
     found = {q["query_id"]: q for q in json.loads(done[2].stdout)["per_query"]}
     assert len(found) == len(rows) == NUM_QUERIES
