@@ -12,8 +12,9 @@ typedef Integers LooseIntegers __attribute__((aligned(4)));
 
 /* Weights come from memory, a panel at a time, and are asked for while the panel before is multiplied:
  * a bit at each step, as more at once would keep the tokens waiting. Where there is one block of tokens
- * only, nothing lasts as long as the reading, and what comes next is asked for: this many bytes ahead. */
-enum { BYTES_AHEAD = 4096 };
+ * only, nothing lasts as long as the reading, and what comes next is asked for: this many bytes ahead.
+ * From the second cache to the first they are asked for some steps before: tokens took their place. */
+enum { BYTES_AHEAD = 4096, BYTES_NEXT = 1024 };
 typedef struct {
   const int8_t* from;
   int64_t step; /* bytes for every four inputs */
@@ -65,6 +66,8 @@ static UNROLLED void sum_rows(const uint8_t* tokens, const int8_t* weight, int64
 #pragma GCC unroll 16
   for (int r = 0; r < num_rows; r++) kept[r][0] = kept[r][1] = (Integers){0};
   for (int64_t i = 0; i < num_inputs; i += 4, weight += 4 * COLUMNS) {
+    __builtin_prefetch(weight + BYTES_NEXT);
+    __builtin_prefetch(weight + BYTES_NEXT + 64);
     __builtin_prefetch(ahead.from, 0, 2);
     __builtin_prefetch(ahead.from + ahead.step / 2, 0, 2);
     ahead.from += ahead.step;
