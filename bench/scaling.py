@@ -3,7 +3,7 @@
 `shardrank rerank` as a user types it, for each number of --actors on the input once, and for each
 number of --copies of the input with one actor. Told apart: the start (of Python, of Ray, of the
 actor and its session, and the first unit), the rate from the first commit to the last, and the
-whole command. Actors share the cores, but for the one that Ray's tasks need.
+whole command. Actors ask Ray for half of the cores together, and have threads for all.
 
 --model free: scoring that costs nothing (shardrank.testing.fake_model).
 """

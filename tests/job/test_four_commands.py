@@ -50,30 +50,15 @@ def collection(tmp_path: Path) -> dict[str, dict[str, int]]:
 def test_four_commands_lead_from_a_run_to_a_verdict_and_labels(
     collection: dict[str, dict[str, int]], tmp_path: Path
 ) -> None:
+    gathered, out, labels = (str(tmp_path / name) for name in ("candidates", "out", "labels"))
     gathering = ["--run", f"{tmp_path}/run.trec", "--queries", f"{tmp_path}/queries.jsonl"]
-    gathering += ["--corpus", f"{tmp_path}/corpus.jsonl", "--output", f"{tmp_path}/candidates"]
+    gathering += ["--corpus", f"{tmp_path}/corpus.jsonl", "--output", gathered]
     judged = ["--qrels", f"{tmp_path}/qrels.txt"]
     commands = [
         ["gather", *gathering],
-        [
-            "rerank",
-            "--input",
-            f"{tmp_path}/candidates",
-            "--output",
-            f"{tmp_path}/out",
-            "--model",
-            "demo",
-        ],
-        ["evaluate", f"{tmp_path}/out", *judged, "--measures", "nDCG@10,RR@10", "--json"],
-        [
-            "labels",
-            f"{tmp_path}/out",
-            "--format",
-            "margin-mse",
-            "--output",
-            f"{tmp_path}/labels",
-            *judged,
-        ],
+        ["rerank", "--input", gathered, "--output", out, "--model", "demo"],
+        ["evaluate", out, *judged, "--measures", "nDCG@10,RR@10", "--json"],
+        ["labels", out, "--format", "margin-mse", "--output", labels, *judged],
     ]
     done = [shardrank(*command) for command in commands]
     assert [command.returncode for command in done] == [0] * 4, [d.stderr for d in done]

@@ -22,13 +22,13 @@ static int64_t round_up(int64_t number, int64_t multiple) {
 }
 
 /* Norm and rotary position of one head, times a factor. whole: in float32 too, or NULL. */
-static inline void turn(const float* from, const float* weight, const float* cosines,
-                        const float* sines, int size, float epsilon, float factor, Stored* to,
-                        float* whole) {
+static inline void turn(const Attention* own, const float* from, const float* weight,
+                        int64_t position, float factor, Stored* to, float* whole) {
+  const int size = own->size, half = size / 2;
+  const float *cosines = own->cosines + position * half, *sines = own->sines + position * half;
   Vector squares = all(0.0f);
   for (int i = 0; i < size; i += LANES) squares += load(from + i) * load(from + i);
-  const float inverse = factor / sqrtf(sum_of(squares) / size + epsilon);
-  const int half = size / 2;
+  const float inverse = factor / sqrtf(sum_of(squares) / size + own->epsilon);
   for (int i = 0; i < half; i += LANES) {
     Vector left = load(from + i) * inverse * load(weight + i);
     Vector right = load(from + half + i) * inverse * load(weight + half + i);
@@ -41,10 +41,6 @@ static inline void turn(const float* from, const float* weight, const float* cos
       store(whole + half + i, other);
     }
   }
-}
-
-static inline void shorten_all(Stored* to, const float* from, int size) {
-  for (int i = 0; i < size; i += LANES) shorten(to + i, load(from + i));
 }
 
 /* Heads lie far apart, where the processor does not look ahead by itself. */
@@ -136,8 +132,7 @@ static void pack_new(const Attention* own, int head, int64_t row, int64_t start,
       const int64_t present = ((row * own->key_heads + head) * seen + position) * size;
       ask_for(own->key + from + 2 * own->key_heads * size, size);
       ask_for(own->value + from + 2 * own->key_heads * size, size);
-      turn(own->key + from, own->key_weight, own->cosines + position * size / 2,
-           own->sines + position * size / 2, size, own->epsilon, 1.0f, key,
+      turn(own, own->key + from, own->key_weight, position, 1.0f, key,
            own->keeps ? own->present_key + present : NULL);
       shorten_all(value, own->value + from, size);
       if (own->keeps) memcpy(own->present_value + present, own->value + from, size * sizeof(float));
@@ -171,11 +166,11 @@ static void attend(const Attention* own, int head, int64_t start, int64_t first,
   const float factor = 1.0f / sqrtf((float)size);
   int64_t places[TALL]; /* of each query among all heads */
   for (int r = 0; r < num_taken; r++) {
-    const int64_t new = (first + r) / group, position = own->num_past + new;
+    const int64_t new = (first + r) / group;
     places[r] = ((start + new) * own->heads + head * group + (first + r) % group) * size;
     ask_for(own->query + places[r] + TALL / group * own->heads * size, size);
-    turn(own->query + places[r], own->query_weight, own->cosines + position * size / 2,
-         own->sines + position * size / 2, size, own->epsilon, factor, room->queries + r * size, NULL);
+    turn(own, own->query + places[r], own->query_weight, own->num_past + new, factor,
+         room->queries + r * size, NULL);
   }
   const int64_t num_shown = own->num_past + (first + num_taken - 1) / group + 1;
   const int64_t num_keys = round_up(num_shown, COLUMNS);

@@ -14,8 +14,7 @@ typedef struct {
 /* One row, rounded as factors are. */
 static void round_row(void* given, size_t index) {
   Product* own = given;
-  for (int64_t i = 0; i < own->num_inputs; i += LANES)
-    shorten(own->rows + index * own->stride + i, load(own->values + index * own->num_inputs + i));
+  shorten_all(own->rows + index * own->stride, own->values + index * own->num_inputs, own->num_inputs);
 }
 
 /* [num_inputs / 2][32][2] in bfloat16 to factors, [num_inputs / TOGETHER][32][TOGETHER]. */

@@ -82,6 +82,10 @@ static inline void interleave(const Stored* one, const Stored* other, Stored* to
 }
 #endif
 
+static inline void shorten_all(Stored* to, const float* from, int64_t number) {
+  for (int64_t i = 0; i < number; i += LANES) shorten(to + i, load(from + i));
+}
+
 /* sums[r] = rows[r] . columns over num_inputs factors, for 32 columns; rows `stride` apart, columns
  * as two halves of 16, `apart` from each other, and TOGETHER factors of each every `step`. */
 static UNROLLED void mix_rows(const Stored* rows, int64_t stride, const Stored* columns, int64_t step,
