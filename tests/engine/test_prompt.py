@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from shardrank.engine.prompt import (
 from shardrank.engine.tokenizer import Tokenizer
 from shardrank.errors import ConfigError
 from shardrank.testing import fake_tokenizer
+from shardrank.types import Int32Array
 
 STYLES: list[PromptStyle] = ["transformers", "vllm", "transformersjs"]
 FAKE_FILE = tokenizers.Tokenizer.from_buffer(fake_tokenizer())
@@ -201,7 +203,7 @@ def test_an_instruction_of_the_query_takes_the_place_of_the_builders() -> None:
 
 @given(
     queries=st.lists(st.text(max_size=12), min_size=1, max_size=4),
-    documents=st.lists(st.text(max_size=12), max_size=6),
+    documents=st.lists(st.text(max_size=12) | st.sampled_from(["", "often"]), max_size=6),
     max_tokens=st.integers(min_value=340, max_value=370),
     data=st.data(),
 )
@@ -223,6 +225,21 @@ def test_many_queries_give_what_each_alone_gives(
             assert built.prompts[pair].tolist() == alone[0].tolist()
             assert built.prompts.truncated[pair] == alone.truncated[0]
             assert built.prompts.num_shared[pair] == alone.num_shared[0]
+
+
+def test_a_document_of_many_queries_is_tokenized_once() -> None:
+    class CountingTokenizer(Tokenizer):
+        def encode_texts(
+            self, texts: Sequence[str], max_tokens: int | None = None
+        ) -> list[Int32Array]:
+            seen.update(texts)
+            return super().encode_texts(texts, max_tokens)
+
+    seen: Counter[str] = Counter()
+    builder = PromptBuilder(CountingTokenizer(fake_tokenizer()))
+    seen.clear()
+    builder.build_many(["a", "b"], ["one", "two", "one", "one"], np.array([0, 0, 1, 1]))
+    assert (seen[" one"], seen[" two"]) == (1, 1)
 
 
 def test_no_pairs_give_no_prompts() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +49,19 @@ def test_a_broken_mask_is_refused_by_its_row(model_folder: Path, row: list[int])
         session.run(array([1, 1, 1], [1, 1, 1]), array([0, 1, 1], row))
 
 
-def test_padding_on_either_side_is_an_unbroken_mask() -> None:
-    refuse_broken_mask(array([0, 1, 1], [1, 1, 0], [0, 1, 0], [1, 1, 1]))
+def test_one_unbroken_run_of_ones_is_accepted_and_nothing_else() -> None:
+    for row in product([0, 1, 2], repeat=4):
+        if re.fullmatch("0*1+0*", "".join(map(str, row))):
+            refuse_broken_mask(array([1, 1, 1, 1], list(row)))
+        else:
+            with pytest.raises(ValueError, match="attention_mask row 1 "):
+                refuse_broken_mask(array([1, 1, 1, 1], list(row)))
+
+
+def test_a_mask_without_columns_is_broken_and_one_without_rows_is_not() -> None:
+    refuse_broken_mask(np.zeros((0, 3), np.int64))
+    with pytest.raises(ValueError, match="attention_mask row 0 "):
+        refuse_broken_mask(np.zeros((2, 0), np.int64))
 
 
 def test_a_corrupt_graph_is_refused(tmp_path: Path) -> None:

@@ -61,8 +61,8 @@ def pad_rows(rows: Sequence[Int32Array], pad_id: int) -> tuple[Int64Array, Int64
     longest = int(lengths.max(initial=0))
     is_token = np.arange(longest) >= longest - lengths[:, None]
     input_ids = np.full(is_token.shape, pad_id, np.int64)
-    # A boolean index counts row by row.
-    input_ids[is_token] = np.concatenate([np.zeros(0, np.int32), *rows])
+    for padded, ids in zip(input_ids, rows, strict=True):
+        padded[longest - len(ids) :] = ids
     return input_ids, is_token.astype(np.int64)
 
 

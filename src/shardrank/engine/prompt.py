@@ -237,8 +237,13 @@ class PromptBuilder:
         )
 
     def _encode(self, texts: Sequence[str]) -> list[Int32Array]:
+        # Queries of a unit often have candidates in common.
+        distinct = list(dict.fromkeys(texts))
         # No more ids than a prompt may have are ever used of one text.
-        return self._tokenizer.encode_texts(texts, None if self.whole else self.max_tokens)
+        most = None if self.whole else self.max_tokens
+        encoded = self._tokenizer.encode_texts(distinct, most)
+        ids_of = dict(zip(distinct, encoded, strict=True))
+        return [ids_of[text] for text in texts]
 
     def _assemble(
         self,
