@@ -6,7 +6,7 @@ in three calls at once that take turns at the scoring, so that bodies stay in on
 measured in turn, from the first commit to the last; the engine scores the same prompts by itself.
 
 --model free: scoring that costs nothing (shardrank.testing.fake_model): what the job can feed.
---actors: of so many threads together as there are cores.
+--actors: of so many threads together as there are cores. --shape: one of the two only.
 """
 
 from __future__ import annotations
@@ -128,15 +128,17 @@ def main() -> None:
     parser.add_argument("--unit-pairs", type=int, default=1024)
     parser.add_argument("--actors", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--shape", action="append", choices=SHAPES, help="May be repeated.")
     arguments = parser.parse_args()
-    rates: dict[str, list[float]] = {name: [] for name in (*SHAPES, "engine")}
-    stages = {name: Stages() for name in SHAPES}
+    shapes = arguments.shape or SHAPES
+    rates: dict[str, list[float]] = {name: [] for name in (*shapes, "engine")}
+    stages = {name: Stages() for name in shapes}
     with tempfile.TemporaryDirectory() as folder, connected("local"):
         model = arguments.model
         if model == "free":
             model = str(fake_model(Path(folder) / "model"))
         for number in range(arguments.rounds):
-            for shape in SHAPES:
+            for shape in shapes:
                 output = Path(folder) / f"{shape}-{number}"
                 settings = {
                     "input.path": arguments.pairs,
@@ -158,9 +160,11 @@ def main() -> None:
             if arguments.model != "free":
                 rates["engine"].append(engine_rate(job, model))
     figures = ", ".join(f"{name} {_rate(found)} pairs/s" for name, found in rates.items() if found)
-    seconds = stages[SHAPES[0]]
+    if engine := rates.pop("engine"):
+        figures += "".join(f"; {name} {_share(found, engine)}" for name, found in rates.items())
+    seconds = stages[shapes[0]]
     figures += (
-        f"; {SHAPES[0]}, seconds of work in {arguments.rounds} rounds: read {seconds.read:.1f}, "
+        f"; {shapes[0]}, seconds of work in {arguments.rounds} rounds: read {seconds.read:.1f}, "
         f"score {seconds.score:.1f}, write {seconds.write:.1f}"
     )
     command = (
@@ -173,6 +177,14 @@ def main() -> None:
 def _rate(rates: Sequence[float]) -> str:
     rate = statistics.median(rates)
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.2f}"
+
+
+def _share(rates: Sequence[float], engine: Sequence[float]) -> str:
+    """Of the engine's rate, in the same round."""
+    shares = [100 * ours / its for ours, its in zip(rates, engine, strict=True)]
+    return (
+        f"{statistics.median(shares):.1f} % of the engine ({min(shares):.0f} to {max(shares):.0f})"
+    )
 
 
 if __name__ == "__main__":

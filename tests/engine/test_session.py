@@ -129,6 +129,8 @@ def test_a_precision_without_kernels_is_refused_on_a_cpu(model_folder: Path) -> 
     ("cpuinfo", "expected"),
     [
         ("processor : 0\nflags\t\t: fpu avx2 avx512f avx512_vnni\n", "avx512_vnni"),
+        ("vendor_id : AuthenticAMD\nflags\t\t: avx512_vnni avx512_bf16\n", "avx512_bf16"),
+        ("vendor_id : GenuineIntel\nflags\t\t: avx512_vnni avx512_bf16\n", "avx512_vnni"),
         ("flags\t\t: fpu avx2 avx_vnni\n", "avx_vnni"),
         ("flags\t\t: fpu avx2\nflags\t\t: fpu avx512f\n", "avx2"),
         ("Features\t: fp asimd asimddp\n", "neon_dotprod"),

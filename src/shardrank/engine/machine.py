@@ -7,9 +7,10 @@ import platform
 import re
 from pathlib import Path
 
-# What decides which kernel ONNX Runtime takes, best first: the flag in cpuinfo, and our name.
+# What decides which kernel is taken, best first: the flag in cpuinfo, and our name.
 _INSTRUCTION_SETS = (
     ("amx_int8", "amx_int8"),
+    ("avx512_bf16", "avx512_bf16"),
     ("avx512_vnni", "avx512_vnni"),
     ("avx_vnni", "avx_vnni"),
     ("avx512f", "avx512"),
@@ -31,7 +32,17 @@ def instruction_set(cpuinfo: str) -> str | None:
     """The best instruction set in the text of /proc/cpuinfo; None if it names none we know."""
     lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, flags=re.MULTILINE)
     flags = set(lines[0].split()) if lines else set()
+    if computes_bfloat16_slowly(cpuinfo):
+        flags.discard("avx512_bf16")
     return next((name for flag, name in _INSTRUCTION_SETS if flag in flags), None)
+
+
+def computes_bfloat16_slowly(cpuinfo: str) -> bool:
+    """Whether the processor's own products of bfloat16 are left alone.
+
+    Intel's do half as many of them as of float32 (docs/decisions/023-integer-products.md).
+    """
+    return "GenuineIntel" in cpuinfo
 
 
 def read_processor() -> str:

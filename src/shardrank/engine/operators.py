@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shardrank.engine.cuda_device import read_cuda_device
-from shardrank.engine.machine import read_processor
+from shardrank.engine.machine import computes_bfloat16_slowly, read_processor
 from shardrank.errors import ModelError
 
 SOURCES = Path(__file__).parent / "native"
@@ -87,8 +87,8 @@ def _options_for(processor: str) -> Sequence[str]:
     """Of the compiler, for a processor as `read_processor` describes it."""
     if platform.machine() not in _X86:
         return ()
-    # Intel's do half as many products of bfloat16 as of float32 (docs/decisions/023).
-    return ("-march=native", *(["-mno-avx512bf16"] if "GenuineIntel" in processor else []))
+    without = ["-mno-avx512bf16"] if computes_bfloat16_slowly(processor) else []
+    return ("-march=native", *without)
 
 
 def _once(folder: Path, name: str, make: Callable[[Path], None]) -> Path:
