@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ def committed(output: Path, num_pairs: int) -> Commits:
     times: list[tuple[float, int]] = sorted(
         (path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in output.glob("*.parquet")
     )
+    if len(times) < 2:
+        sys.exit("the job has one unit, and so no rate; give --set units.pairs=N with a smaller N")
     all_rows = sum(num_rows for _, num_rows in times)
     share = 1 - times[0][1] / all_rows
     return Commits(times[0][0], num_pairs * share / max(1e-9, times[-1][0] - times[0][0]))

@@ -6,13 +6,13 @@ favour one of them. Prints a row of a Markdown table for each; bench/RESULTS.md 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
+from results import make_parser
 
 from shardrank import Reranker
 from shardrank.engine.model import builtin_folder
@@ -36,7 +36,7 @@ def built_in_prompts(reranker: Reranker, num_pairs: int) -> Prompts:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--pairs", type=int, default=1200)
     arguments = parser.parse_args()

@@ -10,7 +10,6 @@ plan (its seconds, by the share of the processors that it had), and what the job
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -22,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from results import make_row
+from results import make_parser, make_row
 
 from shardrank.engine.machine import num_cores
 
@@ -31,7 +30,7 @@ SHARDRANK = [sys.executable, "-m", "shardrank"]
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--input", required=True)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--rounds", type=int, default=3)

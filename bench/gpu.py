@@ -10,7 +10,6 @@ GPU, onnxruntime-gpu and onnx; for the peer sentence-transformers and a torch wi
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -32,7 +31,7 @@ from gpu_checks import (
     score,
     verify,
 )
-from results import make_row
+from results import make_parser, make_row
 
 from shardrank.engine.cuda_device import read_cuda_device
 from shardrank.engine.machine import num_cores
@@ -251,7 +250,7 @@ def run_sections(place: Workplace, names: list[str]) -> list[str]:
 
 def main() -> None:
     """Parse, prepare, measure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--section", action="append", choices=SECTIONS)
     parser.add_argument("--folder", type=Path, help="Where what is prepared is kept.")
     parser.add_argument("--small", action="store_true", help="A tiny model: tries the script.")

@@ -7,7 +7,6 @@ per second once they move, the driver's share of a core, and its peak memory.
 
 from __future__ import annotations
 
-import argparse
 import resource
 import tempfile
 import threading
@@ -17,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from results import make_row
+from results import make_parser, make_row
 
 from shardrank import load_config, rerank
 from shardrank.job.cluster import connected
@@ -26,7 +25,7 @@ from shardrank.testing import fake_model
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--units", type=int, default=2000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from results import make_row
+from results import make_parser, make_row
 from safetensors.numpy import load_file, save_file
 
 from shardrank import Reranker
@@ -195,7 +195,7 @@ def measure(kind: str, folder: Path, tokenizer: bytes, arguments: argparse.Names
 
 def main() -> None:
     """Parse, and measure each kind in a folder of its own."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--pairs", type=Path, nargs="+", required=True)
     parser.add_argument("--kind", action="append", choices=KINDS)

@@ -17,7 +17,6 @@ Seconds of the CPU are told besides those of the clock: other work disturbs them
 
 from __future__ import annotations
 
-import argparse
 import lzma
 import resource
 import statistics
@@ -35,7 +34,7 @@ import numpy as np
 import onnxruntime
 import pyarrow.parquet as pq
 from onnx import TensorProto, helper, numpy_helper
-from results import make_row
+from results import make_parser, make_row
 
 from shardrank import Reranker
 from shardrank.engine.machine import num_cores
@@ -261,7 +260,7 @@ def compare(
 
 def main() -> None:
     """Parse, prepare, measure, print rows for RESULTS.md."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--pairs", type=Path, required=True)
     parser.add_argument("--folder", type=Path, help="Where what is prepared is kept.")

@@ -9,7 +9,6 @@ reading that again for a resume; with its processor time and its peak memory.
 
 from __future__ import annotations
 
-import argparse
 import resource
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.spec import AbstractFileSystem
-from results import make_row
+from results import make_parser, make_row
 
 from shardrank.config import InputColumns, OutputColumns
 from shardrank.store.commits import committed
@@ -90,7 +89,7 @@ def one_shard() -> bytes:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--shards", type=int, default=100_000)
     parser.add_argument("--latency-ms", type=float, default=20.0)
     parser.add_argument("--unit-pairs", type=int, default=32_768)

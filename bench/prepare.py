@@ -9,7 +9,6 @@ the peak of its memory, and the size of the files. Needs Linux (it reads /proc) 
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from results import make_row
+from results import make_parser, make_row
 
 from shardrank.graph.precision import PRECISIONS
 
@@ -52,7 +51,7 @@ def measure(source: Path, output: Path, precision: str) -> str:
 
 def main() -> None:
     """Parse, make the checkpoint, measure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--precision", action="append", choices=PRECISIONS)
     parser.add_argument("--folder", help="Where the temporary folder is made.")
     arguments = parser.parse_args()

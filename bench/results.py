@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,6 +28,22 @@ def make_row(command: str, figures: str, packages: Sequence[str]) -> str:
         figures,
     )
     return f"| {' | '.join(values)} |"
+
+
+def make_parser(text: str) -> argparse.ArgumentParser:
+    """A parser whose help is all of a script's own text, as it stands there."""
+    return argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def typed() -> str:
+    """The command that was typed, with the last part only of each path."""
+    words = [f"bench/{Path(sys.argv[0]).name}"]
+    for word in sys.argv[1:]:
+        key, sign, value = word.rpartition("=")
+        words.append(f"{key}{sign}{Path(value).name}" if "/" in value else word)
+    return shlex.join(words)
 
 
 def commit() -> str:

@@ -7,7 +7,6 @@ The output is made up, without a model: queries of 100 candidates whose texts ar
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from results import make_row
+from results import make_parser, make_row
 
 from shardrank.config import InputColumns, OutputColumns
 from shardrank.job.cluster import connected
@@ -45,7 +44,7 @@ NESTED = pa.schema(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--pairs", type=int, default=5_000_000)
     parser.add_argument("--units", type=int, default=20, help="Units of 1024 pairs to look up.")
     asked = parser.parse_args()

@@ -10,7 +10,6 @@ whole command. Actors ask Ray for half of the cores together, and have threads f
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from commits import committed
-from results import make_row
+from results import make_parser, make_row, typed
 
 from shardrank.engine.machine import num_cores
 from shardrank.testing import fake_model
@@ -59,8 +58,10 @@ def execute(
     for setting in [f"{key}={value}" for key, value in settings.items()] + list(more):
         command += ["--set", setting]
     started = time.time()
-    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     seconds = time.time() - started
+    if done.returncode:
+        sys.exit(done.stderr)
     num_pairs = json.loads((output / "_SUCCESS").read_text())["counts"]["pairs_out"]
     commits = committed(output, num_pairs)
     return Execution(num_pairs, commits.first - started, seconds, commits.pairs_per_second)
@@ -69,7 +70,7 @@ def execute(
 def multiply(pairs: Path, folder: Path, copies: int) -> Path:
     """A folder with every shard so many times."""
     folder.mkdir()
-    for shard in sorted(pairs.glob("*.parquet")):
+    for shard in [pairs] if pairs.is_file() else sorted(pairs.glob("*.parquet")):
         for number in range(copies):
             shutil.copy(shard, folder / f"{number}-{shard.name}")
     return folder
@@ -77,11 +78,11 @@ def multiply(pairs: Path, folder: Path, copies: int) -> Path:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=Path, required=True)
-    parser.add_argument("--model", default="demo")
-    parser.add_argument("--actors", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--copies", type=int, nargs="*", default=[1, 4])
+    parser = make_parser(__doc__)
+    parser.add_argument("--pairs", type=Path, required=True, help="A folder of shards, or one.")
+    parser.add_argument("--model", default="demo", help="A prepared model, demo, or free.")
+    parser.add_argument("--actors", type=int, nargs="*", default=[1, 2], help="How many.")
+    parser.add_argument("--copies", type=int, nargs="*", default=[1, 4], help="Of input.")
     parser.add_argument("--set", action="append", default=[], help="As of shardrank rerank.")
     arguments = parser.parse_args()
     figures = []
@@ -97,8 +98,7 @@ def main() -> None:
             done = execute(pairs, model, folder / f"out-{name}", num_actors, arguments.set)
             figures.append(f"actors {num_actors}, input {copies} times: {done}")
             print(figures[-1], flush=True)
-    command = f"bench/scaling.py --model {Path(arguments.model).name}"
-    print(make_row(command, "; ".join(figures), ["ray", "onnxruntime"]))
+    print(make_row(typed(), "; ".join(figures), ["ray", "onnxruntime"]))
 
 
 if __name__ == "__main__":

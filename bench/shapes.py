@@ -11,9 +11,9 @@ measured in turn, from the first commit to the last; the engine scores the same 
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -26,11 +26,12 @@ import pyarrow as pa
 import ray
 from commits import committed
 from ray.data import ActorPoolStrategy
-from results import make_row
+from results import make_parser, make_row, typed
 
 from shardrank import load_config
 from shardrank.engine.machine import num_cores
 from shardrank.engine.reranker import Reranker
+from shardrank.errors import ShardrankError
 from shardrank.job import worker
 from shardrank.job.cluster import Shape, connected
 from shardrank.job.drain import RemoteBrake
@@ -121,10 +122,10 @@ def engine_rate(job: Job, model: str) -> float:
 
 def main() -> None:
     """Measure in turn and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", required=True)
+    parser = make_parser(__doc__)
+    parser.add_argument("--pairs", required=True, help="A folder of shards, or one.")
     parser.add_argument("--set", action="append", default=[], help="As of shardrank rerank.")
-    parser.add_argument("--model", default="demo")
+    parser.add_argument("--model", default="demo", help="A prepared model, demo, or free.")
     parser.add_argument("--unit-pairs", type=int, default=1024)
     parser.add_argument("--actors", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=2)
@@ -167,11 +168,7 @@ def main() -> None:
         f"; {shapes[0]}, seconds of work in {arguments.rounds} rounds: read {seconds.read:.1f}, "
         f"score {seconds.score:.1f}, write {seconds.write:.1f}"
     )
-    command = (
-        f"bench/shapes.py --model {Path(arguments.model).name} --actors {arguments.actors} "
-        f"--unit-pairs {arguments.unit_pairs} --rounds {arguments.rounds}"
-    )
-    print(make_row(command, f"{len(job.plan.units)} units; {figures}", ["ray", "onnxruntime"]))
+    print(make_row(typed(), f"{len(job.plan.units)} units; {figures}", ["ray", "onnxruntime"]))
 
 
 def _rate(rates: Sequence[float]) -> str:
@@ -188,4 +185,7 @@ def _share(rates: Sequence[float], engine: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ShardrankError as error:
+        sys.exit(f"shardrank: {error}")

@@ -27,7 +27,7 @@ from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from results import make_row
+from results import make_parser, make_row
 
 PROJECT = Path(__file__).parents[1]
 sys.path.insert(0, str(PROJECT / "tests"))
@@ -81,7 +81,7 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--share", type=float, default=0.1, help="of requests that fail")

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -221,6 +223,20 @@ def test_credentials_in_a_url_are_refused_by_every_command_and_not_repeated(comm
     assert done.exit_code == 1
     assert "holds credentials" in done.output
     assert "planted" not in done.output.lower()
+
+
+def test_an_interruption_while_the_commands_are_loaded_is_no_traceback() -> None:
+    program = """
+import sys
+class Interruption:
+    def find_spec(self, name, *rest):
+        if name == "click": raise KeyboardInterrupt
+sys.meta_path.insert(0, Interruption())
+from shardrank.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "\nshardrank: interrupted\n")
 
 
 def test_every_command_explains_itself() -> None:

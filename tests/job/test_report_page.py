@@ -94,6 +94,16 @@ def test_a_page_says_what_was_asked_and_done(output, tmp_path) -> None:
     assert found.tags.count("img") == 3
 
 
+def test_what_a_page_says_of_rejections_sums_to_the_pairs_rejected(tmp_path) -> None:
+    texts: list = [["a", None], ["b", "c", "d"], ["e"]]
+    queries = ["q", None, "q"]
+    found = page(make_output(tmp_path, "out", texts, query=queries), tmp_path)
+    text = " ".join(found.text.split())
+    assert "4 pairs rejected" in text
+    assert "1 pairs (rows or candidates: 1)" in text
+    assert "3 pairs (rows or candidates: 1)" in text
+
+
 def test_a_page_is_one_file_that_asks_for_nothing(output, tmp_path) -> None:
     found = page(output, tmp_path, compare=output)
     urls = [value or "" for name, value in found.attributes if name in ("src", "href")]

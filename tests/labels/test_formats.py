@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shardrank.engine.ranking import sigmoid
+from shardrank.errors import InputError
 from shardrank.labels.formats import LabelFormat, Labels, make_labels
 from shardrank.labels.rules import FORMATS, LabelRules
 from shardrank.store.results import Ranked
@@ -33,12 +34,14 @@ def ranked(texts: tuple[str, ...] = ("A", "B", "C", "D", "E", "F"), **fields) ->
     return Ranked(pa.table({"query_id": ["p", "q", "r"]}), pairs, np.array([0, 4, 6, 6]))
 
 
-def labels(name: str, grades=GRADES, rows: Ranked | None = None, **options) -> Labels:
+def labels(
+    name: str, grades=GRADES, rows: Ranked | None = None, ids_of_queries=("p", "q", "r"), **options
+) -> Labels:
     rules = {key: options.pop(key) for key in list(options) if key not in ("tuples", "ids")}
     form = LabelFormat(name, **options)
     complete = form.complete(LabelRules(**rules))
-    texts, ids = ["query p", "query q", "query r"], ["p", "q", "r"]
-    return make_labels(rows or ranked(), texts, ids, ["prompt"] * 3, grades, complete, form)
+    texts, prompts = ["query p", "query q", "query r"], ["prompt"] * 3
+    return make_labels(rows or ranked(), texts, ids_of_queries, prompts, grades, complete, form)
 
 
 def table(found: Labels, name: str = ".parquet") -> list[dict]:
@@ -126,6 +129,14 @@ def test_pylate_has_three_tables_and_lists_of_one_length() -> None:
         "e0": "E",
         "e1": "F",
     }
+
+
+def test_pylate_refuses_a_document_or_a_query_without_an_id() -> None:
+    rows = ranked(doc_id=["d0", None, "d2", "d3", "e0", "e1"])
+    with pytest.raises(InputError, match="the document 'B' has no id, and PyLate finds texts by"):
+        labels("pylate", grades=None, rows=rows, num_negatives=1)
+    with pytest.raises(InputError, match="the query 'query q' has no id"):
+        labels("pylate", grades=None, ids_of_queries=["p", None, "r"], num_negatives=1)
 
 
 def test_without_judgements_the_teachers_best_is_the_positive() -> None:

@@ -141,8 +141,8 @@ def file_sha256(path: Path) -> str:
 def _read(folder: Path) -> object:
     if not folder.is_dir():
         raise ModelError(
-            f"{folder} is not a folder; give a prepared model, or make one with "
-            f"`shardrank prepare SOURCE --output DIR`."
+            f"{folder} is not a folder; give a prepared model, make one with "
+            f"`shardrank prepare SOURCE --output DIR`, or take the built-in one, `demo`."
         )
     path = folder / FILE_NAME
     if not path.is_file():

@@ -175,16 +175,19 @@ def _queries(results: Results, sample: _Sample) -> dict[str, RankedQuery]:
 def _rejected(results: Results) -> list[RejectedReason]:
     """Reasons, the most frequent first, from the files that the footers name."""
     numbers: Counter[str] = Counter()
+    num_pairs: Counter[str] = Counter()
     examples: dict[str, list[str]] = defaultdict(list)
     for footer in results.footers:
         if not footer["rejected"]:
             continue
         for row in _rejected_rows(results, footer["rejected"]["file"]):
             numbers[row["code"]] += 1
+            num_pairs[row["code"]] += row["num_pairs"]
             if len(examples[row["code"]]) < _NUM_EXAMPLES:
                 examples[row["code"]].append(_place(row))
     return [
-        RejectedReason(code, count, tuple(examples[code])) for code, count in numbers.most_common()
+        RejectedReason(code, count, num_pairs[code], tuple(examples[code]))
+        for code, count in numbers.most_common()
     ]
 
 

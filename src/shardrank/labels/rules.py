@@ -54,7 +54,7 @@ class LabelRules:
                 raise ConfigError(f"the label rule {name} is {value}; give at least 1")
         if self.rank_to is not None and self.rank_to < self.rank_from:
             raise ConfigError(
-                f"no rank is from {self.rank_from} to {self.rank_to}; give a rank_to that is larger"
+                f"no rank is from {self.rank_from} to {self.rank_to}; give the smaller one first"
             )
         for name in ("relative_margin", "max_negative_score"):
             value = getattr(self, name)

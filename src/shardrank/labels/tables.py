@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from shardrank.errors import InputError
 from shardrank.labels.chosen import Chosen
 from shardrank.schema import PYLATE_SCHEMAS
 from shardrank.store.results import Ranked
@@ -124,6 +125,8 @@ def pylate(ranked: Ranked, chosen: Chosen, queries: pa.Array, ids: pa.Array) -> 
     """PyLate's three tables, by name: train, queries, documents (each document once).
 
     One row of train for each positive, it first and then its query's negatives, all of one length.
+
+    Raises InputError if a query or a document has no id, as PyLate finds their texts by them.
     """
     groups = [
         np.concatenate([[place], below])
@@ -131,11 +134,14 @@ def pylate(ranked: Ranked, chosen: Chosen, queries: pa.Array, ids: pa.Array) -> 
         for place in above
     ]
     pairs = _flat(groups)
+    owner = _owner(chosen, chosen.positives)
     doc_ids = _take(ranked, "doc_id", pairs)
+    _refuse_null_ids("query", ids.take(pa.array(owner)), queries.take(pa.array(owner)))
+    _refuse_null_ids("document", doc_ids, _take(ranked, "text", pairs))
     first = np.sort(np.unique(np.array(doc_ids.to_pylist(), object), return_index=True)[1])
     tables = {
         "train": {
-            "query_id": ids.take(pa.array(_owner(chosen, chosen.positives))),
+            "query_id": ids.take(pa.array(owner)),
             "document_ids": _lists(doc_ids, groups, _STRINGS),
             "scores": _lists(_take(ranked, "log_odds", pairs), groups, _FLOATS),
         },
@@ -149,6 +155,15 @@ def pylate(ranked: Ranked, chosen: Chosen, queries: pa.Array, ids: pa.Array) -> 
         },
     }
     return {name: pa.table(tables[name], PYLATE_SCHEMAS[name]) for name in tables}
+
+
+def _refuse_null_ids(what: str, ids: pa.Array, texts: pa.Array) -> None:
+    if ids.null_count:
+        text = texts.filter(ids.is_null())[0].as_py()
+        raise InputError(
+            f"the {what} {text[:60]!r} has no id, and PyLate finds texts by their ids; give it one "
+            "and rerank again, or take another format"
+        )
 
 
 def _documents(chosen: Chosen) -> list[Int64Array]:

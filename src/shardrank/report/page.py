@@ -20,10 +20,14 @@ _MAX_CHARACTERS = 400
 
 @dataclass(frozen=True, slots=True)
 class RejectedReason:
-    """A code, how many rows or candidates it cost, and the first messages with their places."""
+    """A code, how often it was met, the pairs it cost, and the first messages with their places.
+
+    count: rows and candidates, each one rejection.
+    """
 
     code: str
     count: int
+    num_pairs: int
     examples: tuple[str, ...]
 
 
