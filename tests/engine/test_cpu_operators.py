@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
 IS_X86 = platform.machine() == "x86_64"
 BUILDS: dict[str, Sequence[str] | None] = {"this processor": None, "a plain one": ()}
 if IS_X86:
-    BUILDS["no bfloat16"] = ("-march=native", "-mno-avx512bf16")
+    BUILDS["no bfloat16"] = ("-march=native", "-DWITHOUT_BFLOAT16")
     if "avx512_bf16" in read_processor():
         BUILDS["bfloat16"] = ("-march=native",)
     if "avx2" in read_processor():
@@ -442,6 +442,36 @@ def test_a_token_that_is_no_number_reaches_all_that_see_it_and_no_other_row(
     attended, *_ = case.run(library)
     assert np.isnan(attended[4:10]).all()
     assert not np.isnan(attended[10:]).any()
+
+
+@pytest.mark.parametrize("length", [10, 40])
+@pytest.mark.parametrize("name", ["query", "key", "query_weight", "key_weight"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_score_that_is_no_number_is_not_hidden_by_values_that_are(
+    library: Library, bad: float, name: str, length: int
+) -> None:
+    case = Attention([length, length], heads=(2, 1))
+    case.arrays["value"] *= np.float32(0.03)
+    case.arrays[name][4] = bad
+    attended, *_ = case.run(library)
+    is_reached = np.isnan(attended).all(axis=1)
+    is_weight = name.endswith("weight")
+    seen = range(4, 5) if name == "query" else range(0 if is_weight else 4, length)
+    assert is_reached[list(seen)].all()
+    assert is_reached[length:].all() == is_weight
+
+
+def test_rows_without_tokens_keep_the_past(library: Library) -> None:
+    case = Attention([0, 0], past=5, heads=(2, 1))
+    attended, *presents = case.run(library)
+    assert attended.shape == (0, 2 * case.size)
+    for present, past in zip(presents, ("past_key", "past_value"), strict=True):
+        np.testing.assert_array_equal(present, np.repeat(case.arrays[past], 2, axis=0))
+
+
+def test_a_rotation_that_is_no_power_of_two_is_refused(library: Library) -> None:
+    with pytest.raises(Exception, match=r"powers of two that divide n \(96\)"):
+        library.run("RowQuantize", {"values": normal(2, 96)}, rotation=96)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def _options_for(processor: str) -> Sequence[str]:
     """Of the compiler, for a processor as `read_processor` describes it."""
     if platform.machine() not in _X86:
         return ()
-    without = ["-mno-avx512bf16"] if computes_bfloat16_slowly(processor) else []
+    without = ["-DWITHOUT_BFLOAT16"] if computes_bfloat16_slowly(processor) else []
     return ("-march=native", *without)
 
 

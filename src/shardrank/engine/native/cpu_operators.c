@@ -57,9 +57,11 @@ static Status compute_rows(Kernel* kernel, void* context) {
   if (status) return status;
   const int64_t number = values.num_axes ? values.axes[values.num_axes - 1] : 0;
   if (number % LANES || number == 0 || (other.data && other.size != values.size) ||
-      (weight.data && weight.size != number) ||
-      (kernel->rotation && number % kernel->rotation))
+      (weight.data && weight.size != number))
     return fail(api, "values must be [tokens, n] and n a multiple of 16", number);
+  const int64_t rotation = kernel->rotation;
+  if (rotation & (rotation - 1) || (rotation && number % rotation))
+    return fail(api, "values are rotated by powers of two that divide n", rotation);
   Rows rows = {.values = values.data, .other = other.data, .weight = weight.data,
                .number = number, .rotation = kernel->rotation, .epsilon = kernel->epsilon,
                .num_tokens = values.size / number};
@@ -180,12 +182,13 @@ static Status compute_attention(Kernel* kernel, void* context) {
   status = make_output(api, context, 0, given[QUERY].axes, 2, &own.attended);
   if (!status) status = make_output(api, context, 1, axes, 4, &own.present_key);
   if (!status) status = make_output(api, context, 2, axes, 4, &own.present_value);
-  if (status || !num_tokens) return status;
+  if (status) return status;
   for (int64_t h = 0; part && own.keeps && h < own.num_rows * own.key_heads; h++) {
     const int64_t from = (own.past_rows == 1 ? h % own.key_heads : h) * part;
     memcpy(own.present_key + h * seen * size, own.past_key + from, part * sizeof(float));
     memcpy(own.present_value + h * seen * size, own.past_value + from, part * sizeof(float));
   }
+  if (!num_tokens) return NULL;
   status = parallel_for(api, context, attend_head, own.key_heads, &own);
   return !status && own.failed ? fail(api, "no memory for a row of tokens", own.longest) : status;
 }

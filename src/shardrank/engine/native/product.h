@@ -33,7 +33,7 @@ static void multiply_columns(void* given, size_t index) {
   const int64_t num_inputs = own->num_inputs, num_outputs = own->num_panels * COLUMNS;
   const int64_t group = index / own->num_panels, panel = index % own->num_panels;
   const uint16_t* weight = own->weight + panel * num_inputs * COLUMNS;
-#ifdef __AVX512BF16__
+#ifdef HAS_BFLOAT16
   const Stored* factors = weight;
 #else
   Spare spare = take(num_inputs * COLUMNS * sizeof(Stored));
@@ -58,7 +58,7 @@ static void multiply_columns(void* given, size_t index) {
       store(to + LANES, sums[t - first][1]);
     }
   }
-#ifndef __AVX512BF16__
+#ifndef HAS_BFLOAT16
   give(spare);
 #endif
 }

@@ -42,7 +42,12 @@ static inline int64_t start_of(int64_t part, int64_t num_parts, int64_t number) 
   return number * part / num_parts;
 }
 
-#ifdef __AVX512BF16__
+/* Some processors multiply it, and slower than float32. */
+#if defined __AVX512BF16__ && !defined WITHOUT_BFLOAT16
+#define HAS_BFLOAT16
+#endif
+
+#ifdef HAS_BFLOAT16
 typedef uint16_t Stored; /* bfloat16 */
 enum { TOGETHER = 2 };   /* factors that one instruction multiplies and adds to one sum */
 typedef uint16_t Halves __attribute__((vector_size(32), aligned(2)));

@@ -38,11 +38,12 @@ static inline float sum_of(Vector v) {
   return (v + SWAPPED(v, 1))[0];
 }
 
-/* e^x to 2 units in the last place; 0 below -87, and as for 88 above (Cephes' polynomial). */
+/* e^x to 2 units in the last place; 0 below -87, and as for 88 above (Cephes' polynomial).
+ * What is no number stays so: of two, `larger` takes the second then. */
 static inline Vector exponential(Vector x) {
   Integers is_tiny = x < -87.0f;
-  x = -larger(-x, all(-88.0f));
-  x = larger(x, all(-87.5f));
+  x = -larger(all(-88.0f), -x);
+  x = larger(all(-87.5f), x);
   Vector shifted = x * 1.44269504f + 12582912.0f; /* rounds to a whole number */
   Vector whole = shifted - 12582912.0f;
   Vector rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
