@@ -103,10 +103,10 @@ def test_a_unit_that_was_done_again_counts_once(folders) -> None:
     for unit, outcome in ((0, "already_committed"), (1, "committed"), (1, "already_committed")):
         watch.add(receipt(4, outcome, unit))
     watch.add(receipt(0, "failed", 1))
-    assert " 66% | 2/3 units | 4 pairs |" in stream.getvalue().rsplit("\r", 1)[1]
+    assert " 66% | 2/3 units | 4 pairs by this run |" in stream.getvalue().rsplit("\r", 1)[1]
     for _ in range(2):
         watch.add(receipt(4, unit=2))
-    assert "100% | 3/3 units | 8 pairs" in stream.getvalue().rsplit("\r", 1)[1]
+    assert "100% | 3/3 units | 8 pairs by this run" in stream.getvalue().rsplit("\r", 1)[1]
     assert (watch.num_done, watch.counts.pairs_in, watch.failures) == (2, 8, [])
 
 

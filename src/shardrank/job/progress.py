@@ -20,8 +20,9 @@ SECONDS_BETWEEN_LINES = 10.0
 class Standing:
     """How far a job is.
 
-    total_pairs: an upper bound, from the footers; None where a footer could not be read.
-    rejected, reused: pairs.
+    done_pairs: by this execution, unlike units. total_pairs: an upper bound, from the footers; None
+    where a footer could not be read. rejected, reused: pairs. is_resumed: whether an earlier
+    execution did some of the units.
     """
 
     done_units: int
@@ -33,6 +34,7 @@ class Standing:
     tokens_per_second: float
     reused: int = 0
     rejected_rows: int = 0
+    is_resumed: bool = False
 
     @property
     def seconds_left(self) -> float | None:
@@ -49,7 +51,7 @@ def render(standing: Standing) -> str:
     parts = [
         f"{percent:3}%",
         f"{standing.done_units:,}/{standing.total_units:,} units",
-        f"{standing.done_pairs:,} pairs",
+        f"{standing.done_pairs:,} pairs{' by this run' if standing.is_resumed else ''}",
         f"{_rate(standing.pairs_per_second)} pairs/s",
         f"{_rate(standing.tokens_per_second)} tokens/s",
     ]
@@ -98,6 +100,7 @@ class Progress:
         self._clock = clock
         self._total_units = total_units
         self._done_units = done_units
+        self._is_resumed = done_units > 0
         self._total_pairs = total_pairs
         self._counts = Counts()
         self._recent: deque[tuple[float, int, int]] = deque()
@@ -134,6 +137,7 @@ class Progress:
             reused=self._counts.pairs_reused,
             rejected=self._counts.pairs_rejected,
             rejected_rows=self._counts.rows_rejected,
+            is_resumed=self._is_resumed,
             pairs_per_second=(pairs - first_pairs) / seconds,
             tokens_per_second=(tokens - first_tokens) / seconds,
         )
