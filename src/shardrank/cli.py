@@ -88,7 +88,7 @@ def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.argument("job", required=False, type=click.Path(), metavar="[JOB.toml]"),
         click.option("--input", "input_path", help="Same as --set input.path=..."),
         click.option("--output", "output_path", help="Same as --set output.path=..."),
-        click.option("--model", "model_path", help="Same as --set model.path=...; demo is the built-in one."),
+        click.option("--model", "model_path", help="Same as --set model.path=...; or demo."),
         click.option("--top-k", type=int, help="Same as --set output.top_k=..."),
         click.option(
             "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting; repeatable."
