@@ -86,6 +86,16 @@ def test_a_job_that_fails_says_with_which_code(folders, tmp_path) -> None:
     assert report["error"] == "TooManyRejectedError"
 
 
+def test_a_status_tells_of_files_that_are_missing_since(by_hand) -> None:
+    by_hand.finish()
+    output = by_hand.folders.output
+    assert ": finished, 100%" in render_status(next(watch_status(str(output), follow=False)))
+    min(output.glob("*.parquet")).unlink()
+    found = render_status(next(watch_status(str(output), follow=False)))
+    assert "finished, but files are missing since; the same command again makes them" in found
+    assert "1 pending" in found
+
+
 def test_watching_follows_the_store_and_tells_the_pace(by_hand) -> None:
     """Each look is ten seconds after the one before, and one unit is done meanwhile."""
     looks: list[Status] = []

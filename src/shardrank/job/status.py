@@ -150,7 +150,9 @@ def render_status(status: Status) -> str:
     pending = f"{status.pending:,} pending"
     if status.pending and status.pending_pairs is not None:
         pending += f" (about {status.pending_pairs:,} pairs)"
-    if status.finished:
+    if status.finished and status.pending:
+        state = "finished, but files are missing since; the same command again makes them"
+    elif status.finished:
         state = "finished"
     elif status.pending and status.is_held:
         state = "running"
