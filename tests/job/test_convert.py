@@ -92,7 +92,7 @@ def test_it_goes_on_where_it_stopped_and_ends_the_same(tmp_path: Path) -> None:
     ("table", "layout", "error", "message"),
     [
         (pairs(["a", "b", "a"]), "nested", InputError, "whose rows do not stand together"),
-        (pairs(["a", None]), "nested", InputError, "a row without a query id"),
+        (pairs(["a", None]), "nested", InputError, r"row 1 of shard a\.parquet has no query id"),
         (
             pairs(["a", "a"], query=["x", "y"]),
             "nested",

@@ -44,7 +44,8 @@ def to_nested(unit_table: UnitTable, row_columns: Sequence[str]) -> pa.Table:
     table, columns = unit_table.table, unit_table.columns
     shard = unit_table.unit.shard.path
     if unit_table.query_ids.null_count:
-        raise InputError(f"shard {shard} has a row without a query id; give each row one")
+        row = unit_table.unit.row_start + unit_table.query_ids.is_null().index(True).as_py()
+        raise InputError(f"row {row} of shard {shard} has no query id; give each row one")
     if unit_table.list_split.any():
         raise InputError(
             f"shard {shard} has a query whose rows do not stand together; sort it by "
