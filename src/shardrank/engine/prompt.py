@@ -196,7 +196,7 @@ class PromptBuilder:
         num_fixed = np.array([len(front) for front in fronts], np.int64) + len(self._suffix)
         too_long = num_fixed >= self.max_tokens
         if self.shares_prefix:
-            bodies = self._encode([self._template.document_part(text) for text in documents])
+            bodies = self._encode_bodies([self._template.document_part(text) for text in documents])
         else:
             bodies = self._whole_bodies(queries, texts, documents, query_index)
             fronts = [self._system] * len(queries)
@@ -208,13 +208,11 @@ class PromptBuilder:
 
     def _fronts(self, queries: Sequence[str], instructions: Sequence[str]) -> list[Int32Array]:
         """Ids up to `<Document>:`, for each query."""
-        distinct = list(dict.fromkeys(instructions))
-        parts = [self._template.instruction_part(text) for text in distinct]
-        of_instruction = dict(zip(distinct, self._tokenizer.encode_texts(parts), strict=True))
-        of_query = self._tokenizer.encode_texts([self._template.query_part(q) for q in queries])
+        of_instructions = self._encode([self._template.instruction_part(i) for i in instructions])
+        of_queries = self._encode([self._template.query_part(query) for query in queries])
         return [
-            np.concatenate([self._system, of_instruction[text], query])
-            for text, query in zip(instructions, of_query, strict=True)
+            np.concatenate([self._system, instruction, query])
+            for instruction, query in zip(of_instructions, of_queries, strict=True)
         ]
 
     def _whole_bodies(
@@ -229,19 +227,21 @@ class PromptBuilder:
             self._template.instruction_part(text) + self._template.query_part(query)
             for text, query in zip(instructions, queries, strict=True)
         ]
-        return self._encode(
+        return self._encode_bodies(
             [
                 fronts[query] + self._template.document_part(document)
                 for query, document in zip(query_index.tolist(), documents, strict=True)
             ]
         )
 
-    def _encode(self, texts: Sequence[str]) -> list[Int32Array]:
-        # Queries of a unit often have candidates in common.
-        distinct = list(dict.fromkeys(texts))
+    def _encode_bodies(self, texts: Sequence[str]) -> list[Int32Array]:
         # No more ids than a prompt may have are ever used of one text.
-        most = None if self.whole else self.max_tokens
-        encoded = self._tokenizer.encode_texts(distinct, most)
+        return self._encode(texts, None if self.whole else self.max_tokens)
+
+    def _encode(self, texts: Sequence[str], max_tokens: int | None = None) -> list[Int32Array]:
+        # Queries of a unit often have instruction and candidates in common.
+        distinct = list(dict.fromkeys(texts))
+        encoded = self._tokenizer.encode_texts(distinct, max_tokens)
         ids_of = dict(zip(distinct, encoded, strict=True))
         return [ids_of[text] for text in texts]
 
