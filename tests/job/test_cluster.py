@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from shardrank.config import load_config
-from shardrank.job.cluster import Shape, pool_warning, shape_of
+from shardrank.job.cluster import SMALL_TASK_CPUS, Shape, pool_warning, shape_of
 
 REQUIRED = ["input.path=in", "output.path=out", "model.path=demo"]
 
@@ -21,12 +21,29 @@ def shape(nodes: list[dict[str, object]], *settings: str, num_units: int = 100) 
     return shape_of(load_config(None, [*REQUIRED, *settings]), nodes, num_units)
 
 
-def test_one_actor_a_node_computes_on_every_core_and_leaves_room_for_small_tasks() -> None:
-    assert shape([node(CPU=8)]) == Shape(1, 1, num_cpus=7, num_gpus=0, threads=8)
+def test_one_actor_a_node_computes_on_every_core() -> None:
+    assert shape([node(CPU=8)]) == Shape(1, 1, num_cpus=7.001, num_gpus=0, threads=8)
 
 
-def test_a_single_core_is_shared() -> None:
-    assert shape([node(CPU=1)]) == Shape(1, 1, num_cpus=0.5, num_gpus=0, threads=1)
+@pytest.mark.parametrize("cores", [2, 3, 4, 8, 96])
+def test_beside_an_actor_two_small_tasks_fit_and_no_second_actor(cores: int) -> None:
+    """One that comes over from a lost node would leave nothing that could read or write."""
+    found = shape([node(CPU=cores)])
+    assert found.num_cpus + 2 * SMALL_TASK_CPUS <= cores < 2 * found.num_cpus
+
+
+@pytest.mark.parametrize("cores", [4, 6, 8, 12, 64])
+def test_a_node_that_holds_several_actors_has_no_room_for_one_more(cores: int) -> None:
+    found = shape([node(CPU=2), node(CPU=cores)])
+    num_here = found.max_actors - 1
+    taken = num_here * found.num_cpus
+    assert taken + 2 * SMALL_TASK_CPUS <= cores < taken + found.num_cpus
+
+
+def test_a_single_core_is_shared_by_one_actor_and_one_small_task() -> None:
+    found = shape([node(CPU=1)])
+    assert (found.max_actors, found.threads) == (1, 1)
+    assert found.num_cpus + SMALL_TASK_CPUS <= 1 < 2 * found.num_cpus
 
 
 def test_every_node_of_a_cluster_gets_an_actor() -> None:
@@ -34,7 +51,7 @@ def test_every_node_of_a_cluster_gets_an_actor() -> None:
 
 
 def test_a_head_without_cpus_gets_none() -> None:
-    assert shape([node(CPU=0), node(CPU=4)]) == Shape(1, 1, num_cpus=3, num_gpus=0, threads=4)
+    assert shape([node(CPU=0), node(CPU=4)]) == Shape(1, 1, num_cpus=3.001, num_gpus=0, threads=4)
 
 
 def test_every_gpu_gets_an_actor_that_holds_no_cpu() -> None:
@@ -81,7 +98,7 @@ def test_a_cluster_without_a_node_for_actors_is_warned_of() -> None:
 
 
 def test_two_cores_are_both_computed_on() -> None:
-    assert shape([node(CPU=2)]) == Shape(1, 1, num_cpus=1, num_gpus=0, threads=2)
+    assert shape([node(CPU=2)]) == Shape(1, 1, num_cpus=1.001, num_gpus=0, threads=2)
 
 
 def test_a_dead_node_does_not_count() -> None:

@@ -47,6 +47,22 @@ def test_exactly_the_row_that_kills_its_worker_is_rejected(folders, deadly_model
     assert folders.problems() == ()
 
 
+def test_units_in_the_queue_of_a_worker_that_dies_are_not_blamed(
+    folders, deadly_model: str
+) -> None:
+    rows = [row(number) for number in range(40)]
+    rows[11]["candidates"][1]["text"] += MARK
+    rows[19]["candidates"][1]["text"] += MARK
+    write_nested(folders.input / "a.parquet", rows, row_group_size=8)
+    folders.run(f"model.path={deadly_model}", "units.pairs=32", "errors.max_attempts=2")
+    assert rejected_rows(folders.output) == {(11, "worker_died"), (19, "worker_died")}
+    names = {path.stem for path in (folders.output / "_shardrank/attempts").iterdir()}
+    assert {name for name in names if not name.endswith("-1")} == {
+        f"00000{unit}-{number}" for unit in (1, 2) for number in (2, 3)
+    }
+    assert folders.problems() == ()
+
+
 def test_tries_are_counted_over_restarts_of_the_job(folders, deadly_model: str) -> None:
     """Another job's three deaths are on record: this one tries the rows apart at once."""
     rows = [row(number) for number in range(8)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -28,9 +29,13 @@ ENDED = (
 """What is said where nothing else can be."""
 LOCAL = "local"
 """The address that means a cluster of our own on this machine."""
-SMALL_TASK_CPUS = 0.5
-"""What a reading or writing task asks for. They wait for storage more than they compute; but each
-that runs beside another is a process that takes seconds to start."""
+SMALL_TASK_CPUS = 0.45
+"""What a reading or writing task asks for, so that two fit beside an actor. They wait for storage
+more than they compute; but each that runs beside another is a process that takes seconds to start.
+"""
+_NO_ROOM_FOR_ANOTHER = 0.001
+"""CPUs that an actor asks for beyond all but one: on a node of two cores a second one, come over
+from a lost node, would otherwise fit, and nothing could read or write there any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +118,9 @@ def shape_of(config: Config, nodes: list[dict[str, Any]], num_units: int) -> Sha
     """How many actors of what size, from the settings and the nodes (`ray.nodes()`).
 
     By default one actor a node (CPU) or a GPU (CUDA), and never more actors than units. On a CPU
-    node the actor computes on every core but asks for one less, which leaves room for the tasks
-    that read and write. Where no node is there yet that could hold an actor, it computes on what it
-    asks for.
+    node the actor computes on every core but asks for about one less, which leaves room for the
+    tasks that read and write. Where no node is there yet that could hold an actor, it computes on
+    what it asks for.
     """
     alive = [node["Resources"] for node in nodes if node.get("Alive", True)]
     cluster, gpus = config.cluster, config.cluster.gpus_per_actor
@@ -128,7 +133,8 @@ def shape_of(config: Config, nodes: list[dict[str, Any]], num_units: int) -> Sha
     else:
         unknown = math.ceil(cluster.cpus_per_actor or 1)
         cores = int(min((node["CPU"] for node in resources if node.get("CPU")), default=unknown))
-        num_cpus = cluster.cpus_per_actor or (float(cores - 1) if cores > 1 else 0.5)
+        all_but_one = cores - 1 if cores > 1 else 0.5
+        num_cpus = cluster.cpus_per_actor or all_but_one + _NO_ROOM_FOR_ANOTHER
         fitting = sum(
             min(_actors_on(node.get("CPU", 0.0), num_cpus), _times(node, custom))
             for node in resources
@@ -145,6 +151,14 @@ def shape_of(config: Config, nodes: list[dict[str, Any]], num_units: int) -> Sha
         resources=tuple(sorted(custom.items())),
         task_resources=tuple(sorted(cluster.task_resources.items())),
     )
+
+
+def free_actors() -> None:
+    """Let go of the actors of an earlier execution of Ray Data, and so of their CPUs and GPUs.
+
+    Its objects hold handles of them in cycles, which are otherwise collected at some later time.
+    """
+    gc.collect()
 
 
 def pool_warning(config: Config, nodes: list[dict[str, Any]]) -> str | None:

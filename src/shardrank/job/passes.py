@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import count
 
 import ray
 from ray.data.exceptions import ExecutionTimeoutError
@@ -18,6 +16,7 @@ from shardrank.errors import (
     OutputFullError,
     OutputMismatchError,
 )
+from shardrank.job.allowance import Allowance
 from shardrank.job.cluster import Shape, shape_of
 from shardrank.job.drain import STOPPED, draining
 from shardrank.job.holding import Hold
@@ -47,53 +46,51 @@ def run_pending(job: Job, watch: Watch, hold: Hold) -> None:
     errors of the model, of a bad row that must end the job, and of an output that is not ours or
     takes no more.
     """
-    errors, cluster = job.config.errors, job.config.cluster
-    survived: Counter[int] = Counter()
-    probed: set[int] = set()
-    for number in count():
-        pending = _pending(job)
-        if not pending:
-            return
-        histories = read_histories(job.output)
+    cluster, max_attempts = job.config.cluster, job.config.errors.max_attempts
+    allowance = Allowance(max_attempts)
+    num_fruitless = 0
+    while True:
+        pending, histories = _pending(job, allowance), read_histories(job.output)
         suspects = [
-            unit
-            for unit in pending
-            if unit.number not in probed
-            and histories[unit.number].attempts_left(errors.max_attempts, survived[unit.number]) < 1
+            unit for unit in pending if allowance.is_suspect(unit.number, histories[unit.number])
         ]
-        if number >= errors.max_attempts and not suspects:
+        if not pending or (num_fruitless >= max_attempts and not suspects):
             return
         shape = shape_of(job.config, ray.nodes(), len(pending))
         spec = job.spec(shape.threads)
+        for unit in suspects:
+            hold.require()
+            history = histories[unit.number]
+            _probe(spec, unit, history, shape, cluster.no_progress_seconds, watch)
+            allowance.note_search(unit.number)
         if suspects:
-            for unit in suspects:
-                hold.require()
-                history = histories[unit.number]
-                _probe(spec, unit, history, shape, cluster.no_progress_seconds, watch)
-                probed.add(unit.number)
-            pending, histories = _pending(job), read_histories(job.output)
-        orders = [
-            _order(unit, histories[unit.number], errors.max_attempts, survived[unit.number])
-            for unit in pending
-        ]
+            pending, histories = _pending(job, allowance), read_histories(job.output)
+        orders = [_order(unit, histories[unit.number], allowance) for unit in pending]
+        answered: list[Receipt] = []
         if orders:
             answered, is_whole = _one_pass(spec, orders, shape, cluster, watch, hold)
-            survived.update(
-                receipt.unit
-                for receipt in answered
-                if receipt.outcome == "failed" and receipt.code != WORKER_DIED
-            )
+            for receipt in answered:
+                if receipt.outcome == "failed" and receipt.code != WORKER_DIED:
+                    allowance.note_failure(receipt.unit)
             if is_whole:
                 _note_silent(job, orders, histories, {receipt.unit for receipt in answered})
+        is_further = bool(suspects) or any(receipt.outcome != "failed" for receipt in answered)
+        num_fruitless = 0 if is_further else num_fruitless + 1
 
 
-def _pending(job: Job) -> list[Unit]:
+def _pending(job: Job, allowance: Allowance) -> list[Unit]:
     done = committed(job.output, job.plan).done
-    return largest_first([unit for unit in job.plan.units if unit.number not in done])
+    return largest_first(
+        [
+            unit
+            for unit in job.plan.units
+            if unit.number not in done and not allowance.is_used_up(unit.number)
+        ]
+    )
 
 
-def _order(unit: Unit, history: History, max_attempts: int, num_survived: int) -> Order:
-    left = max(1, history.attempts_left(max_attempts, num_survived))
+def _order(unit: Unit, history: History, allowance: Allowance) -> Order:
+    left = max(1, allowance.left(unit.number, history))
     first = history.num_attempts + 1
     return Order(unit, first, first + left - 1, history.poison)
 
@@ -146,15 +143,20 @@ def _raise_if_hopeless(receipt: Receipt) -> None:
 def _note_silent(
     job: Job, orders: Sequence[Order], before: Mapping[int, History], answered: set[int]
 ) -> None:
-    """Count the pass of units that came to nothing without even reaching a scorer."""
-    silent = [order for order in orders if order.unit.number not in answered]
-    if not silent:
+    """Count the pass of units that came to nothing without even reaching a scorer.
+
+    Not where a scorer was lost in this pass: they may have been in its queue.
+    """
+    done, now = committed(job.output, job.plan).done, read_histories(job.output)
+    lost = [
+        order
+        for order in orders
+        if order.unit.number not in answered and order.unit.number not in done
+    ]
+    if any(now[o.unit.number].num_attempts > before[o.unit.number].num_attempts for o in lost):
         return
-    now, done = read_histories(job.output), committed(job.output, job.plan).done
-    for order in silent:
-        number = order.unit.number
-        if number not in done and now[number].num_attempts == before[number].num_attempts:
-            begin_attempt(job.output, order.unit, order.first_attempt, order.last_attempt)
+    for order in lost:
+        begin_attempt(job.output, order.unit, order.first_attempt, order.last_attempt)
 
 
 def _probe(

@@ -2,7 +2,8 @@
 
 The settings and their reasons: an exception in a stage must not end the job (max_errored_blocks);
 blocks must be neither split nor merged (target_max_block_size, override_num_blocks, batch_size=1);
-a unit that kills its process must not be tried for ever, as it is by default (max_task_retries).
+a unit that was lost with its actor is left to the next pass (max_task_retries): otherwise it would
+wait for that one, which starts again only where a node has room for it.
 """
 
 from __future__ import annotations
@@ -21,15 +22,13 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from shardrank.job import worker
-from shardrank.job.cluster import SMALL_TASK_CPUS, Shape
+from shardrank.job.cluster import SMALL_TASK_CPUS, Shape, free_actors
 from shardrank.job.drain import RemoteBrake
+from shardrank.job.lost_tasks import told_in_one_line
 from shardrank.job.parcel import Order
 from shardrank.job.spec import JobSpec
 from shardrank.types import Receipt, Unit
 
-TRIES_PER_UNIT = 3
-"""Of the scorer, within one pass, before Ray gives the unit up; its own count of attempts may end
-them before."""
 UNITS_PER_EXECUTION = 50_000
 """More of them go through Ray Data in waves: it keeps something of each block until the end."""
 TASKS_IN_FLIGHT = 2
@@ -57,8 +56,9 @@ def run_units(
         for wave in waves(orders, UNITS_PER_EXECUTION):
             yield from run_units(spec, wave, shape, no_progress_seconds, brake)
         return
+    free_actors()
     rows = [order.to_row() for order in orders]
-    with _data_context(no_progress_seconds):
+    with _data_context(no_progress_seconds), told_in_one_line():
         one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
         small = {**one_row, "resources": dict(shape.task_resources)}
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
@@ -77,7 +77,7 @@ def run_units(
             num_gpus=shape.num_gpus or None,
             resources=dict(shape.resources),
             max_restarts=-1,
-            max_task_retries=TRIES_PER_UNIT,
+            max_task_retries=0,
             **one_row,
         )
         dataset = dataset.map_batches(

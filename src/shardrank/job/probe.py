@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError
 
 from shardrank.errors import ShardrankError
-from shardrank.job.cluster import Shape
+from shardrank.job.cluster import Shape, free_actors
 from shardrank.job.pairs import pairs_to_score, tokenize
 from shardrank.job.spec import JobSpec
 from shardrank.job.worker import build_reranker, prompt_builder
@@ -61,6 +61,7 @@ def probe_unit(
 
     Returns [] if none does alone, and None if reading the unit kills already.
     """
+    free_actors()
     num_rows = (unit.row_stop or unit.row_start) - unit.row_start
     found: set[int] = set()
     with _Probe(spec, unit, poison, shape, timeout_seconds) as probe:
