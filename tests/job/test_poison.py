@@ -1,7 +1,6 @@
 """Rows that kill the process that scores them, for real: bounded tries, and only they are lost."""
 
 import json
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -27,37 +26,24 @@ def rejected_rows(output: Path) -> set[tuple[int, str]]:
     return {(r["row"], r["code"]) for file in files for r in pq.read_table(file).to_pylist()}
 
 
-def test_exactly_the_row_that_kills_its_worker_is_rejected(folders, deadly_model: str) -> None:
-    rows = [row(number) for number in range(24)]
-    rows[13]["candidates"][2]["text"] += MARK
-    write_nested(folders.input / "a.parquet", rows, row_group_size=8)
-    started = time.monotonic()
-    result = folders.run(f"model.path={deadly_model}", "units.pairs=32")
-    assert time.monotonic() - started < 120
-    assert rejected_rows(folders.output) == {(13, "worker_died")}
-    assert (result.counts.rows_rejected, result.counts.rows_out) == (1, 23)
-    assert [r["query_id"] for r in read_output(folders.output)] == [
-        f"q{number}" for number in range(24) if number != 13
-    ]
-    assert [path.name for path in (folders.output / "_shardrank/poison").iterdir()] == [
-        "000001-13.json"
-    ]
-    attempts = [path.name for path in (folders.output / "_shardrank/attempts").iterdir()]
-    assert sum(name.startswith("000001-") for name in attempts) == 4
-    assert folders.problems() == ()
-
-
-def test_units_in_the_queue_of_a_worker_that_dies_are_not_blamed(
+def test_exactly_the_rows_that_kill_their_worker_are_lost_and_its_queue_is_not_blamed(
     folders, deadly_model: str
 ) -> None:
     rows = [row(number) for number in range(40)]
-    rows[11]["candidates"][1]["text"] += MARK
+    rows[13]["candidates"][2]["text"] += MARK
     rows[19]["candidates"][1]["text"] += MARK
     write_nested(folders.input / "a.parquet", rows, row_group_size=8)
-    folders.run(f"model.path={deadly_model}", "units.pairs=32", "errors.max_attempts=2")
-    assert rejected_rows(folders.output) == {(11, "worker_died"), (19, "worker_died")}
-    names = {path.stem for path in (folders.output / "_shardrank/attempts").iterdir()}
-    assert {name for name in names if not name.endswith("-1")} == {
+    settings = (f"model.path={deadly_model}", "units.pairs=32", "errors.max_attempts=2")
+    result = folders.run(*settings)
+    assert rejected_rows(folders.output) == {(13, "worker_died"), (19, "worker_died")}
+    assert (result.counts.rows_rejected, result.counts.rows_out) == (2, 38)
+    assert [r["query_id"] for r in read_output(folders.output)] == [
+        f"q{number}" for number in range(40) if number not in (13, 19)
+    ]
+    poison = {path.name for path in (folders.output / "_shardrank/poison").iterdir()}
+    assert poison == {"000001-13.json", "000002-19.json"}
+    attempts = {path.stem for path in (folders.output / "_shardrank/attempts").iterdir()}
+    assert attempts == {f"00000{unit}-1" for unit in range(5)} | {
         f"00000{unit}-{number}" for unit in (1, 2) for number in (2, 3)
     }
     assert folders.problems() == ()
