@@ -66,16 +66,16 @@ def run_pending(job: Job, watch: Watch, hold: Hold) -> None:
         if suspects:
             pending, histories = _pending(job, allowance), read_histories(job.output)
         orders = [_order(unit, histories[unit.number], allowance) for unit in pending]
-        answered: list[Receipt] = []
-        if orders:
-            answered, is_whole = _one_pass(spec, orders, shape, cluster, watch, hold)
-            for receipt in answered:
-                if receipt.outcome == "failed" and receipt.code != WORKER_DIED:
-                    allowance.note_failure(receipt.unit)
-            if is_whole:
-                _note_silent(job, orders, histories, {receipt.unit for receipt in answered})
-        is_further = bool(suspects) or any(receipt.outcome != "failed" for receipt in answered)
-        num_fruitless = 0 if is_further else num_fruitless + 1
+        if not orders:
+            return
+        answered, is_whole = _one_pass(spec, orders, shape, cluster, watch, hold)
+        for receipt in answered:
+            if receipt.outcome == "failed" and receipt.code != WORKER_DIED:
+                allowance.note_failure(receipt.unit)
+        is_fruitless = all(receipt.outcome == "failed" for receipt in answered)
+        if is_fruitless and is_whole:
+            _note_silent(job, orders, histories, {receipt.unit for receipt in answered})
+        num_fruitless = num_fruitless + 1 if is_fruitless and not suspects else 0
 
 
 def _pending(job: Job, allowance: Allowance) -> list[Unit]:
@@ -143,20 +143,16 @@ def _raise_if_hopeless(receipt: Receipt) -> None:
 def _note_silent(
     job: Job, orders: Sequence[Order], before: Mapping[int, History], answered: set[int]
 ) -> None:
-    """Count the pass of units that came to nothing without even reaching a scorer.
+    """Count a pass that brought nothing for the units that did not even reach a scorer.
 
-    Not where a scorer was lost in this pass: they may have been in its queue.
+    In one that brought something they may have been in the queue of a scorer that was lost.
     """
-    done, now = committed(job.output, job.plan).done, read_histories(job.output)
-    lost = [
-        order
-        for order in orders
-        if order.unit.number not in answered and order.unit.number not in done
-    ]
-    if any(now[o.unit.number].num_attempts > before[o.unit.number].num_attempts for o in lost):
-        return
-    for order in lost:
-        begin_attempt(job.output, order.unit, order.first_attempt, order.last_attempt)
+    now, done = read_histories(job.output), committed(job.output, job.plan).done
+    for order in orders:
+        number = order.unit.number
+        is_lost = number not in answered and number not in done
+        if is_lost and now[number].num_attempts == before[number].num_attempts:
+            begin_attempt(job.output, order.unit, order.first_attempt, order.last_attempt)
 
 
 def _probe(
