@@ -3,7 +3,8 @@
 The settings and their reasons: an exception in a stage must not end the job (max_errored_blocks);
 blocks must be neither split nor merged (target_max_block_size, override_num_blocks, batch_size=1);
 a unit that was lost with its actor is left to the next pass (max_task_retries): otherwise it would
-wait for that one, which starts again only where a node has room for it.
+wait for that one, which starts again only where a node has room for it; a shard that kills its
+reader must not be read for ever, as it is by default (max_retries).
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from shardrank.job.parcel import Order
 from shardrank.job.spec import JobSpec
 from shardrank.types import Receipt, Unit
 
+RETRIES_OF_SMALL_TASKS = 3
+"""Within one pass, where the process that reads or writes died. By default there is no end to it,
+and a shard that kills its reader would hold up everything."""
 UNITS_PER_EXECUTION = 50_000
 """More of them go through Ray Data in waves: it keeps something of each block until the end."""
 TASKS_IN_FLIGHT = 2
@@ -60,7 +64,11 @@ def run_units(
     rows = [order.to_row() for order in orders]
     with _data_context(no_progress_seconds), told_in_one_line():
         one_row: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
-        small = {**one_row, "resources": dict(shape.task_resources)}
+        small = {
+            **one_row,
+            "resources": dict(shape.task_resources),
+            "max_retries": RETRIES_OF_SMALL_TASKS,
+        }
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
         dataset = dataset.map_batches(
             partial(worker.read, spec=spec, brake=brake), num_cpus=SMALL_TASK_CPUS, **small
@@ -125,6 +133,8 @@ def _data_context(no_progress_seconds: int) -> Iterator[None]:
         with warnings.catch_warnings():
             # No named parameter exists yet for max_restarts and max_task_retries.
             warnings.filterwarnings("ignore", message=".*ray_remote_args.*deprecated")
+            # A pass may have nothing to score, where all its readers die.
+            warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
             yield
     finally:
         for name, value in before.items():
